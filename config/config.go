@@ -1,0 +1,131 @@
+// Package config holds the settings of kvbus: what they are, where they come
+// from, and what they may be.
+//
+// # Layers
+//
+// [Load] puts four layers on each other, the later over the earlier:
+//
+//  1. the defaults, [Default];
+//  2. a YAML file;
+//  3. environment variables: KVBUS_ and the dotted path in upper case, with
+//     two underscores between levels (store.max_keys is KVBUS_STORE__MAX_KEYS);
+//  4. the command line flags that were set. A flag that was not set never
+//     covers a lower layer with its default.
+//
+// # Strictness
+//
+// A setting that does not exist is an error, in the file and in the
+// environment. A duration needs a unit, a bare number is refused. Text must be
+// text: an unquoted number in the file is no password. A null in the file
+// keeps the value of the layer below. Whatever is wrong is reported in one go,
+// each as a [Problem] that names the setting, the value, the rule and the
+// place it was set.
+//
+// # Secrets
+//
+// [Secret] and [URLs] show "***" for what must not be seen, wherever they are
+// printed or logged; a conversion to string gives the real text.
+//
+// The package knows nothing of NATS and does no I/O but reading the one file.
+package config
+
+import "time"
+
+// Config is every setting of a worker. The struct tags are the one place where
+// a setting's path, flag and description are written: the flags, the
+// reference and the comments of the printed configuration all come from them
+// (see [Settings]). Pass it by value; it holds no references.
+type Config struct {
+	Name    string  `koanf:"name" flag:"name" arg:"name" usage:"name of this worker and of its embedded server (empty: the host name)"`
+	Log     Log     `koanf:"log" group:"Log"`
+	NATS    NATS    `koanf:"nats" group:"NATS"`
+	Bus     Bus     `koanf:"bus" group:"Bus"`
+	Store   Store   `koanf:"store" group:"Store"`
+	Service Service `koanf:"service" group:"Service"`
+}
+
+// Log says what is logged, and how.
+type Log struct {
+	Level  string `koanf:"level" flag:"log-level" arg:"level" values:"debug,info,warn,error" usage:"lowest level to log: debug, info, warn or error"`
+	Format string `koanf:"format" flag:"log-format" arg:"format" values:"auto,text,json" usage:"text for people, json for machines; auto: text at a terminal"`
+}
+
+// NATS says which server the worker uses: its own, embedded one, or with
+// [NATS.External] one that somebody else runs.
+type NATS struct {
+	// Listen has a host, which may be empty for all interfaces, and a port,
+	// where 0 is any free one.
+	Listen  string `koanf:"listen" flag:"listen" arg:"host:port" usage:"address of the embedded server; port 0: any free one"`
+	Config  string `koanf:"config" flag:"nats-config" arg:"file" usage:"nats-server.conf for the embedded server: accounts, TLS, clustering"`
+	URL     URLs   `koanf:"url" flag:"nats-url" arg:"urls" usage:"external servers, comma separated; no server is embedded then"`
+	Context string `koanf:"context" flag:"nats-context" arg:"context" usage:"external server by a context of the nats command: its name or file"`
+
+	Creds    string `koanf:"creds" flag:"creds" arg:"file" usage:"credentials file to connect with"`
+	NKey     string `koanf:"nkey" flag:"nkey" arg:"file" usage:"nkey seed file to connect with"`
+	User     string `koanf:"user" flag:"user" arg:"user" usage:"user to connect as"`
+	Password Secret `koanf:"password" flag:"password" arg:"password" usage:"the user's password; the environment hides it better than a flag"`
+
+	TLS TLS `koanf:"tls"`
+}
+
+// External reports whether the worker connects to a server that it does not
+// run itself.
+func (n NATS) External() bool { return n.URL != "" || n.Context != "" }
+
+// TLS is for the connection to an external server. The embedded server's own
+// TLS is set in its nats-server.conf.
+type TLS struct {
+	CA   string `koanf:"ca" flag:"tls-ca" arg:"file" usage:"certificates (PEM) to trust the external server by"`
+	Cert string `koanf:"cert" flag:"tls-cert" arg:"file" usage:"client certificate (PEM)"`
+	Key  string `koanf:"key" flag:"tls-key" arg:"file" usage:"key (PEM) of the client certificate"`
+}
+
+// Bus says where on the bus the service is found.
+type Bus struct {
+	// Prefix is one or more subject tokens: the service answers on
+	// Prefix + ".get.<key>" and so on.
+	Prefix string `koanf:"prefix" flag:"prefix" arg:"subject" usage:"subject prefix of the service, one or more tokens"`
+}
+
+// Store says where entries are kept, and how many.
+type Store struct {
+	DataDir      string `koanf:"data_dir" flag:"data-dir" arg:"dir" usage:"directory of the durable store (empty: in memory)"`
+	MaxKeys      int    `koanf:"max_keys" flag:"max-keys" arg:"count" usage:"most live keys; 0: no limit"`
+	MaxValueSize Size   `koanf:"max_value_size" flag:"max-value-size" arg:"size" usage:"largest value, up to 8MiB"`
+	MaxBytes     Size   `koanf:"max_bytes" flag:"max-bytes" arg:"size" usage:"most bytes of all keys and values together; 0: no limit"`
+	Replay       Replay `koanf:"replay"`
+}
+
+// Replay bounds the ring of recent events that watchers can go back to: an
+// event is dropped when either limit is passed.
+type Replay struct {
+	MaxEvents int  `koanf:"max_events" arg:"count" usage:"recent events held for replay"`
+	MaxBytes  Size `koanf:"max_bytes" arg:"size" usage:"bytes of recent events held for replay"`
+}
+
+// Service bounds the requests that a worker has taken and not yet answered.
+type Service struct {
+	MaxPending      int           `koanf:"max_pending" flag:"max-pending" arg:"count" usage:"requests waiting per operation before the answer is overloaded"`
+	MaxPendingBytes Size          `koanf:"max_pending_bytes" flag:"max-pending-bytes" arg:"size" usage:"bytes of requests waiting per operation before the answer is overloaded"`
+	DrainTimeout    time.Duration `koanf:"drain_timeout" flag:"drain-timeout" arg:"duration" usage:"how long shutdown waits to answer what was taken"`
+}
+
+// Default returns the settings of a worker that was told nothing: an embedded
+// server on the loopback interface and a store in memory.
+func Default() Config {
+	return Config{
+		Log:  Log{Level: "info", Format: "auto"},
+		NATS: NATS{Listen: "127.0.0.1:4222"},
+		Bus:  Bus{Prefix: "kv"},
+		Store: Store{
+			MaxKeys:      10_000,
+			MaxValueSize: 1 * MiB,
+			Replay:       Replay{MaxEvents: 65_536, MaxBytes: 64 * MiB},
+		},
+		Service: Service{
+			MaxPending:      4096,
+			MaxPendingBytes: 64 * MiB,
+			DrainTimeout:    10 * time.Second,
+		},
+	}
+}

@@ -1,0 +1,64 @@
+package config
+
+import "strings"
+
+// mask stands where a secret is not shown.
+const mask = "***"
+
+// Secret is text that is shown only masked: its String and its marshalled form
+// are "***", or empty where it is. Convert it to a string for the real text.
+type Secret string
+
+// String returns "***" for a secret that is set.
+func (s Secret) String() string {
+	if s == "" {
+		return ""
+	}
+	return mask
+}
+
+// GoString keeps the secret out of %#v.
+func (s Secret) GoString() string { return s.String() }
+
+// MarshalText keeps the secret out of logs, JSON and YAML.
+func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// URLs is a comma separated list of server URLs. Passwords and tokens in them
+// are masked wherever it is shown; convert it to a string for the real text.
+type URLs string
+
+// String returns the list with nats://user:***@host for a password, and
+// nats://***@host for a token.
+func (u URLs) String() string {
+	if !strings.Contains(string(u), "@") {
+		return string(u)
+	}
+	var masked []string
+	for server := range strings.SplitSeq(string(u), ",") {
+		masked = append(masked, maskURL(server))
+	}
+	return strings.Join(masked, ",")
+}
+
+// GoString keeps what is masked out of %#v.
+func (u URLs) GoString() string { return u.String() }
+
+// MarshalText keeps what is masked out of logs, JSON and YAML.
+func (u URLs) MarshalText() ([]byte, error) { return []byte(u.String()), nil }
+
+// maskURL works on the text and not on a parsed URL, so that one which does
+// not parse can be shown in an error without giving a password away.
+func maskURL(server string) string {
+	at := strings.LastIndex(server, "@")
+	if at < 0 {
+		return server
+	}
+	start := 0
+	if _, rest, found := strings.Cut(server, "://"); found && len(server)-len(rest) <= at {
+		start = len(server) - len(rest)
+	}
+	if user, _, found := strings.Cut(server[start:at], ":"); found {
+		return server[:start] + user + ":" + mask + server[at:]
+	}
+	return server[:start] + mask + server[at:]
+}

@@ -1,0 +1,188 @@
+package config
+
+import (
+	"fmt"
+	"net"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode"
+)
+
+// MaxValueSizeLimit is the most that store.max_value_size may be. A
+// compare-and-swap carries two values in one message; with 8 MiB each, four
+// such messages fit in the 64 MiB that a NATS server buffers for a connection
+// and allows as max_payload, headers included.
+const MaxValueSizeLimit = 8 * MiB
+
+// Validate reports everything that is wrong with c, as a joined error of
+// [Problem] values. It looks at values alone: whether a file is there or a
+// server answers is not its business.
+func (c Config) Validate() error { return join(c.problems()) }
+
+func (c Config) problems() []*Problem {
+	settings := Settings()
+	v := validator{config: c, settings: byPath(settings)}
+	for _, s := range settings {
+		if err := checkValues(s, valueText(s.value(c))); err != nil {
+			v.require(false, s.Path, err.Error())
+		}
+	}
+	v.require(!strings.ContainsFunc(c.Name, isSpaceOrControl), "name", "must have no spaces or control characters")
+	v.checkNATS(c.NATS)
+	if rule := prefixRule(c.Bus.Prefix); rule != "" {
+		v.require(false, "bus.prefix", rule)
+	}
+	v.checkStore(c.Store)
+	v.refuseDurable(c.Store)
+	v.checkService(c.Service)
+	return v.problems
+}
+
+// validator collects problems, and knows how to show the values they are about.
+type validator struct {
+	config   Config
+	settings map[string]Setting
+	problems []*Problem
+}
+
+// require reports the rule where it does not hold. The others are settings that
+// it is about as well.
+func (v *validator) require(holds bool, path, rule string, others ...string) {
+	if holds {
+		return
+	}
+	s, found := v.settings[path]
+	if !found {
+		panic("config: no setting " + path)
+	}
+	v.problems = append(v.problems, &Problem{
+		Path:   path,
+		Flag:   s.Flag,
+		Value:  s.quoted(v.config),
+		Rule:   rule,
+		others: others,
+	})
+}
+
+func (v *validator) checkNATS(n NATS) {
+	if rule := listenRule(n.Listen); rule != "" {
+		v.require(false, "nats.listen", rule)
+	}
+	if rule := urlsRule(n.URL); rule != "" {
+		v.require(false, "nats.url", rule)
+	}
+	v.require(!strings.Contains(string(n.Password), mask), "nats.password", "is the mask of a printed configuration, not a password")
+	v.require(!strings.Contains(string(n.URL), mask), "nats.url", "has the mask of a printed configuration in place of a secret")
+
+	v.require(n.URL == "" || n.Context == "", "nats.context", "can't be used together with nats.url: they are two ways to name a server", "nats.url")
+	// A listen address is always there; one that is not the default was asked for.
+	v.require(!n.External() || n.Listen == Default().NATS.Listen, "nats.listen", "is for the embedded server, and nats.url or nats.context names an external one", "nats.url", "nats.context")
+	v.require(!n.External() || n.Config == "", "nats.config", "is for the embedded server, and nats.url or nats.context names an external one", "nats.url", "nats.context")
+
+	v.require(n.Creds == "" || n.NKey == "", "nats.creds", "can't be used together with nats.nkey", "nats.nkey")
+	v.require(n.Creds == "" || n.User == "", "nats.creds", "can't be used together with nats.user", "nats.user")
+	v.require(n.NKey == "" || n.User == "", "nats.nkey", "can't be used together with nats.user", "nats.user")
+	v.require(n.Password == "" || n.User != "", "nats.password", "needs nats.user", "nats.user")
+
+	v.require(n.TLS.Cert == "" || n.TLS.Key != "", "nats.tls.cert", "needs nats.tls.key", "nats.tls.key")
+	v.require(n.TLS.Key == "" || n.TLS.Cert != "", "nats.tls.key", "needs nats.tls.cert", "nats.tls.cert")
+	if !n.External() {
+		const rule = "is for an external server (nats.url, nats.context); the embedded one has its TLS in nats.config"
+		v.require(n.TLS.CA == "", "nats.tls.ca", rule)
+		v.require(n.TLS.Cert == "", "nats.tls.cert", rule)
+		v.require(n.TLS.Key == "", "nats.tls.key", rule)
+	}
+}
+
+func (v *validator) checkStore(s Store) {
+	v.require(s.MaxKeys >= 0, "store.max_keys", "must be 0 (no limit) or more")
+	v.require(s.MaxValueSize >= 1 && s.MaxValueSize <= MaxValueSizeLimit, "store.max_value_size",
+		fmt.Sprintf("must be 1B to %v: a compare-and-swap carries two values, and NATS has room for 64MiB", MaxValueSizeLimit))
+	v.require(s.MaxBytes == 0 || s.MaxBytes >= s.MaxValueSize, "store.max_bytes",
+		fmt.Sprintf("must be 0 (no limit), or at least store.max_value_size (%v)", s.MaxValueSize), "store.max_value_size")
+	v.require(s.Replay.MaxEvents >= 1, "store.replay.max_events", "must be 1 or more")
+	v.require(s.Replay.MaxBytes >= s.MaxValueSize, "store.replay.max_bytes",
+		fmt.Sprintf("must be at least store.max_value_size (%v), so that an event fits", s.MaxValueSize), "store.max_value_size")
+}
+
+// refuseDurable goes, with its call, when there is a durable store.
+func (v *validator) refuseDurable(s Store) {
+	v.require(s.DataDir == "", "store.data_dir", "there is no durable store yet: leave it empty to keep entries in memory")
+}
+
+func (v *validator) checkService(s Service) {
+	v.require(s.MaxPending >= 1, "service.max_pending", "must be 1 or more")
+	v.require(s.MaxPendingBytes >= 2*v.config.Store.MaxValueSize, "service.max_pending_bytes",
+		fmt.Sprintf("must be at least twice store.max_value_size (%v), so that a compare-and-swap fits", v.config.Store.MaxValueSize), "store.max_value_size")
+	v.require(s.DrainTimeout >= 0, "service.drain_timeout", "must be 0s (don't wait) or more")
+}
+
+// checkValues holds a value against the list of those allowed, if there is one.
+func checkValues(s Setting, text string) error {
+	if s.Values == nil || slices.Contains(s.Values, text) {
+		return nil
+	}
+	return fmt.Errorf("must be one of %s", strings.Join(s.Values, ", "))
+}
+
+// The functions below return the rule that a value breaks, or nothing.
+
+func listenRule(address string) string {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return "must be host:port"
+	}
+	if strings.ContainsFunc(host, isSpaceOrControl) {
+		return "must have no spaces in the host"
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return "must have a port from 0 to 65535"
+	}
+	return ""
+}
+
+func urlsRule(urls URLs) string {
+	if urls == "" {
+		return ""
+	}
+	for server := range strings.SplitSeq(string(urls), ",") {
+		server = strings.TrimSpace(server)
+		if server == "" {
+			return "must have a server between two commas"
+		}
+		if !strings.Contains(server, "://") {
+			server = "nats://" + server
+		}
+		parsed, err := url.Parse(server)
+		if err != nil || parsed.Hostname() == "" {
+			return "must be servers like nats://host:4222, comma separated"
+		}
+		if !slices.Contains([]string{"nats", "tls", "ws", "wss"}, parsed.Scheme) {
+			return "must have nats, tls, ws or wss as scheme"
+		}
+	}
+	return ""
+}
+
+// prefixRule keeps what is published under the prefix a valid, literal subject
+// outside the server's own.
+func prefixRule(prefix string) string {
+	if strings.HasPrefix(prefix, "$") {
+		return "must not start with $, which is for NATS itself"
+	}
+	for token := range strings.SplitSeq(prefix, ".") {
+		switch {
+		case token == "":
+			return "must have no empty token"
+		case strings.ContainsFunc(token, isSpaceOrControl):
+			return "must have no spaces or control characters"
+		case strings.ContainsAny(token, "*>"):
+			return "must have no wildcards (* and >)"
+		}
+	}
+	return ""
+}
+
+func isSpaceOrControl(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }

@@ -1,0 +1,148 @@
+package config_test
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"kvbus/config"
+)
+
+func TestDefaultIsValid(t *testing.T) {
+	t.Parallel()
+	if err := config.Default().Validate(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestValidate(t *testing.T) {
+	t.Parallel()
+	external := func(c *config.Config) { c.NATS.URL = "nats://me:hunter2@host" }
+	for name, test := range map[string]struct {
+		change func(*config.Config)
+		want   string // empty: valid
+	}{
+		"name with a space":     {func(c *config.Config) { c.Name = "my worker" }, `name (--name) is "my worker": must have no spaces`},
+		"level":                 {func(c *config.Config) { c.Log.Level = "loud" }, `log.level (--log-level) is "loud": must be one of debug, info, warn, error`},
+		"no level":              {func(c *config.Config) { c.Log.Level = "" }, `log.level (--log-level) is "": must be one of`},
+		"format":                {func(c *config.Config) { c.Log.Format = "xml" }, `log.format (--log-format) is "xml": must be one of auto, text, json`},
+		"listen on any port":    {func(c *config.Config) { c.NATS.Listen = "localhost:0" }, ""},
+		"listen everywhere":     {func(c *config.Config) { c.NATS.Listen = ":4222" }, ""},
+		"listen on IPv6":        {func(c *config.Config) { c.NATS.Listen = "[::1]:4222" }, ""},
+		"listen without port":   {func(c *config.Config) { c.NATS.Listen = "localhost" }, `nats.listen (--listen) is "localhost": must be host:port`},
+		"listen on no port":     {func(c *config.Config) { c.NATS.Listen = "localhost:65536" }, "must have a port from 0 to 65535"},
+		"listen, host of space": {func(c *config.Config) { c.NATS.Listen = "a b:1" }, "must have no spaces in the host"},
+
+		"servers":             {func(c *config.Config) { c.NATS.URL = "a, nats://b:1,tls://c,ws://d,wss://e" }, ""},
+		"server, empty":       {func(c *config.Config) { c.NATS.URL = "a,,b" }, "must have a server between two commas"},
+		"server, scheme":      {func(c *config.Config) { c.NATS.URL = "http://a" }, "must have nats, tls, ws or wss as scheme"},
+		"server, no host":     {func(c *config.Config) { c.NATS.URL = "nats://:4222" }, "must be servers like nats://host:4222"},
+		"server, bad, masked": {func(c *config.Config) { c.NATS.URL = "nats://me:hunter2@%zz" }, `nats.url (--nats-url) is "nats://me:***@%zz": must be servers`},
+		"server, mask":        {func(c *config.Config) { c.NATS.URL = "nats://me:***@a" }, "has the mask"},
+
+		"url and context":     {func(c *config.Config) { external(c); c.NATS.Context = "prod" }, `nats.context (--nats-context) is "prod": can't be used together with nats.url`},
+		"url and listen":      {func(c *config.Config) { external(c); c.NATS.Listen = ":1" }, `nats.listen (--listen) is ":1": is for the embedded server`},
+		"context and listen":  {func(c *config.Config) { c.NATS.Context = "a"; c.NATS.Listen = ":1" }, "is for the embedded server"},
+		"url and nats.config": {func(c *config.Config) { external(c); c.NATS.Config = "n.conf" }, `nats.config (--nats-config) is "n.conf": is for the embedded server`},
+		"listen and config":   {func(c *config.Config) { c.NATS.Listen = ":1"; c.NATS.Config = "n.conf" }, ""},
+
+		"creds and nkey":        {func(c *config.Config) { c.NATS.Creds, c.NATS.NKey = "a", "b" }, "nats.creds (--creds) is \"a\": can't be used together with nats.nkey"},
+		"creds and user":        {func(c *config.Config) { c.NATS.Creds, c.NATS.User = "a", "b" }, "nats.creds (--creds) is \"a\": can't be used together with nats.user"},
+		"nkey and user":         {func(c *config.Config) { c.NATS.NKey, c.NATS.User = "a", "b" }, "nats.nkey (--nkey) is \"a\": can't be used together with nats.user"},
+		"user alone":            {func(c *config.Config) { c.NATS.User = "a" }, ""},
+		"user and password":     {func(c *config.Config) { c.NATS.User, c.NATS.Password = "a", "b" }, ""},
+		"password alone":        {func(c *config.Config) { c.NATS.Password = "hunter2" }, `nats.password (--password) is "***": needs nats.user`},
+		"the mask for password": {func(c *config.Config) { c.NATS.User, c.NATS.Password = "a", "***" }, "is the mask"},
+
+		"TLS":                {func(c *config.Config) { external(c); c.NATS.TLS = config.TLS{CA: "a", Cert: "b", Key: "c"} }, ""},
+		"TLS cert alone":     {func(c *config.Config) { external(c); c.NATS.TLS.Cert = "a" }, `nats.tls.cert (--tls-cert) is "a": needs nats.tls.key`},
+		"TLS key alone":      {func(c *config.Config) { external(c); c.NATS.TLS.Key = "a" }, `nats.tls.key (--tls-key) is "a": needs nats.tls.cert`},
+		"TLS to the process": {func(c *config.Config) { c.NATS.TLS.CA = "a" }, `nats.tls.ca (--tls-ca) is "a": is for an external server`},
+
+		"prefix of tokens":     {func(c *config.Config) { c.Bus.Prefix = "team.kv$.größe" }, ""},
+		"no prefix":            {func(c *config.Config) { c.Bus.Prefix = "" }, `bus.prefix (--prefix) is "": must have no empty token`},
+		"prefix, empty token":  {func(c *config.Config) { c.Bus.Prefix = "a..b" }, "must have no empty token"},
+		"prefix, trailing dot": {func(c *config.Config) { c.Bus.Prefix = "a." }, "must have no empty token"},
+		"prefix, space":        {func(c *config.Config) { c.Bus.Prefix = "a b" }, "must have no spaces"},
+		"prefix, *":            {func(c *config.Config) { c.Bus.Prefix = "a.*" }, "must have no wildcards"},
+		"prefix, >":            {func(c *config.Config) { c.Bus.Prefix = "a.>" }, "must have no wildcards"},
+		"prefix, $":            {func(c *config.Config) { c.Bus.Prefix = "$SYS.a" }, "must not start with $"},
+
+		"data directory":       {func(c *config.Config) { c.Store.DataDir = "/data" }, `store.data_dir (--data-dir) is "/data": there is no durable store yet`},
+		"keys, no limit":       {func(c *config.Config) { c.Store.MaxKeys = 0 }, ""},
+		"keys, negative":       {func(c *config.Config) { c.Store.MaxKeys = -1 }, "store.max_keys (--max-keys) is -1: must be 0 (no limit) or more"},
+		"value size, least":    {func(c *config.Config) { c.Store.MaxValueSize = 1 }, ""},
+		"value size, most":     {func(c *config.Config) { c.Store.MaxValueSize = 8 * config.MiB }, ""},
+		"value size, none":     {func(c *config.Config) { c.Store.MaxValueSize = 0 }, "store.max_value_size (--max-value-size) is 0B: must be 1B to 8MiB"},
+		"value size, too much": {func(c *config.Config) { c.Store.MaxValueSize = 8*config.MiB + 1 }, "is 8388609B: must be 1B to 8MiB"},
+		"bytes below a value":  {func(c *config.Config) { c.Store.MaxBytes = config.MiB - 1 }, "store.max_bytes (--max-bytes) is 1048575B: must be 0 (no limit), or at least store.max_value_size (1MiB)"},
+		"replay of nothing":    {func(c *config.Config) { c.Store.Replay.MaxEvents = 0 }, "store.replay.max_events is 0: must be 1 or more"},
+		"replay below a value": {func(c *config.Config) { c.Store.Replay.MaxBytes = 1 }, "store.replay.max_bytes is 1B: must be at least store.max_value_size (1MiB)"},
+		"nothing pending":      {func(c *config.Config) { c.Service.MaxPending = 0 }, "service.max_pending (--max-pending) is 0: must be 1 or more"},
+		"pending below a cas":  {func(c *config.Config) { c.Service.MaxPendingBytes = 2*config.MiB - 1 }, "service.max_pending_bytes (--max-pending-bytes) is 2097151B: must be at least twice store.max_value_size (1MiB)"},
+		"drain, negative":      {func(c *config.Config) { c.Service.DrainTimeout = -1 }, "service.drain_timeout (--drain-timeout) is -1ns: must be 0s (don't wait) or more"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cfg := config.Default()
+			test.change(&cfg)
+			err := cfg.Validate()
+			switch {
+			case test.want == "" && err != nil:
+				t.Errorf("error %q; want none", err)
+			case test.want != "" && err == nil:
+				t.Errorf("no error; want %q", test.want)
+			case test.want != "" && (len(config.Problems(err)) != 1 || !strings.Contains(err.Error(), test.want)):
+				t.Errorf("error %q; want just %q", err, test.want)
+			}
+			if err != nil && strings.Contains(err.Error(), "hunter2") {
+				t.Errorf("error %q shows the secret", err)
+			}
+		})
+	}
+}
+
+func TestValidateReportsEveryProblem(t *testing.T) {
+	t.Parallel()
+	var got []string
+	for _, p := range config.Problems(config.Config{Name: " "}.Validate()) {
+		got = append(got, p.Path)
+	}
+	want := []string{
+		"log.level", "log.format", "name", "nats.listen", "bus.prefix",
+		"store.max_value_size", "store.replay.max_events", "service.max_pending",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("problems with %q; want %q", got, want)
+	}
+}
+
+func TestLoadSaysWhereABadValueCameFrom(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		layers
+		path        string
+		source      string
+		commandLine bool
+	}{
+		"file":        {layers{file: "store: {max_keys: -1}"}, "store.max_keys", "file ", false},
+		"environment": {layers{file: "store: {max_keys: -2}", env: []string{"KVBUS_STORE__MAX_KEYS=-1"}}, "store.max_keys", "environment variable KVBUS_STORE__MAX_KEYS", false},
+		"flag":        {layers{env: []string{"KVBUS_STORE__MAX_KEYS=-2"}, flags: []string{"--max-keys=-1"}}, "store.max_keys", "flag --max-keys", true},
+		"conflict of a flag with the file": {
+			layers{file: "nats: {context: prod}", flags: []string{"--nats-url=a"}}, "nats.context", "file ", true,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, err := test.load(t)
+			problems := config.Problems(err)
+			if len(problems) != 1 {
+				t.Fatalf("problems %v; want one", problems)
+			}
+			p := problems[0]
+			if p.Path != test.path || !strings.HasPrefix(p.Source, test.source) || p.CommandLine != test.commandLine {
+				t.Errorf("problem %+v; want %s, set by %s, command line %v", p, test.path, test.source, test.commandLine)
+			}
+		})
+	}
+}
