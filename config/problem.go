@@ -1,9 +1,6 @@
 package config
 
-import (
-	"errors"
-	"strings"
-)
+import "strings"
 
 // Problem is one thing that is wrong with the configuration. [Load] and
 // [Config.Validate] return all of them, joined; [Problems] takes them apart.
@@ -42,17 +39,20 @@ func (p *Problem) Error() string {
 // Problems returns each [Problem] in err, in order; none where err is of
 // another kind, such as a file that can't be read.
 func Problems(err error) []*Problem {
-	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+	switch e := err.(type) {
+	case *Problem:
+		return []*Problem{e}
+	case interface{ Unwrap() []error }:
 		var all []*Problem
-		for _, err := range joined.Unwrap() {
+		for _, err := range e.Unwrap() {
 			all = append(all, Problems(err)...)
 		}
 		return all
+	case interface{ Unwrap() error }:
+		return Problems(e.Unwrap())
+	default:
+		return nil
 	}
-	if p, ok := errors.AsType[*Problem](err); ok {
-		return []*Problem{p}
-	}
-	return nil
 }
 
 // origins remembers the layer that had the last word on each setting.

@@ -1,6 +1,7 @@
 package config_test
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -105,7 +106,8 @@ func TestValidate(t *testing.T) {
 func TestValidateReportsEveryProblem(t *testing.T) {
 	t.Parallel()
 	var got []string
-	for _, p := range config.Problems(config.Config{Name: " "}.Validate()) {
+	err := fmt.Errorf("wrapped: %w", config.Config{Name: " "}.Validate())
+	for _, p := range config.Problems(err) {
 		got = append(got, p.Path)
 	}
 	want := []string{
