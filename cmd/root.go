@@ -11,8 +11,8 @@
 //     too many, a flag's value that breaks a rule or contradicts another
 //     setting. Nothing was started.
 //
-// An error is printed once, to standard error, as "kvbus: …". A signal's second
-// coming ends the process with 128 and its number; that is main's business.
+// An error is printed once, to standard error, as "kvbus: …". A second signal
+// ends the process with 128 plus its number, which is main's business.
 package cmd
 
 import (

@@ -41,7 +41,7 @@ func writeFile(t *testing.T, text string) string {
 func TestExitStatus(t *testing.T) {
 	t.Parallel()
 	badFile := writeFile(t, "store: {max_keys: -1}")
-	context := writeFile(t, "nats: {context: prod}")
+	contextFile := writeFile(t, "nats: {context: prod}")
 	for name, test := range map[string]struct {
 		environ []string
 		args    []string
@@ -66,7 +66,7 @@ func TestExitStatus(t *testing.T) {
 		"flag's value, bare":     {nil, []string{"serve", "--drain-timeout", "10"}, 2, "must be a duration with a unit"},
 		"flag's value, a list":   {nil, []string{"serve", "--log-level", "loud"}, 2, "must be one of debug, info, warn, error"},
 		"flag's value, rule":     {nil, []string{"serve", "--max-keys", "-1"}, 2, "kvbus: store.max_keys (--max-keys) is -1: must be 0 (no limit) or more; set by flag --max-keys\n"},
-		"flag against the file":  {nil, []string{"config", "--config", context, "--nats-url", "a"}, 2, "can't be used together with nats.url"},
+		"flag against the file":  {nil, []string{"config", "--config", contextFile, "--nats-url", "a"}, 2, "can't be used together with nats.url"},
 		"flags that exclude":     {nil, []string{"config", "--check", "--reference"}, 2, "check reference"},
 		"an argument too many":   {nil, []string{"serve", "now"}, 2, "kvbus: unknown command \"now\" for \"kvbus serve\""},
 		"unknown help topic":     {nil, []string{"help", "sevre"}, 2, "kvbus: unknown command \"sevre\""},

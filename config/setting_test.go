@@ -80,8 +80,8 @@ func TestSettingsAreComplete(t *testing.T) {
 			t.Errorf("%s is no secret", secret)
 		}
 	}
-	if settings[16].Env != "KVBUS_STORE__MAX_KEYS" {
-		t.Errorf("the variable of %s is %s", settings[16].Path, settings[16].Env)
+	if _, found := envs["KVBUS_STORE__REPLAY__MAX_BYTES"]; !found {
+		t.Errorf("no KVBUS_STORE__REPLAY__MAX_BYTES in %v", envs)
 	}
 }
 
