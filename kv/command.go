@@ -45,6 +45,9 @@ func (o Op) String() string {
 	return opNames[o]
 }
 
+// OnKey reports whether the operation is on one key.
+func (o Op) OnKey() bool { return o >= OpSet && o <= OpTouch }
+
 // A Command is one request to change a store. It takes effect as a whole or
 // not at all.
 type Command struct {
@@ -127,20 +130,20 @@ type Result struct {
 // Validate fails with [ErrInvalidKey] or [ErrInvalidArgument] if the command
 // is malformed whatever the state of the store.
 func (c *Command) Validate() error {
-	switch c.Op {
-	case OpSet, OpCompareAndSwap, OpIncrement, OpDelete, OpTouch:
+	switch {
+	case c.Op.OnKey():
 		if err := ValidateKey(c.Key); err != nil {
 			return err
 		}
-	case OpClear:
+	case c.Op == OpClear:
 		if err := ValidatePrefix(c.Key); err != nil {
 			return err
 		}
-	case OpSetLimits:
+	case c.Op == OpSetLimits:
 		if err := c.Limits.Validate(); err != nil {
 			return err
 		}
-	case OpSweep:
+	case c.Op == OpSweep:
 	default:
 		return fmt.Errorf("%w: unknown operation %v", ErrInvalidArgument, c.Op)
 	}

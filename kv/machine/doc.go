@@ -1,0 +1,32 @@
+// Package machine is the deterministic state machine behind every kvbus store:
+// all rules about keys, values, deadlines, quotas and revisions live here and
+// nowhere else.
+//
+// A command and a time go in; a result comes out, and the events that the
+// command made are in the ring. The machine reads no clock, draws no random
+// number that could change an answer, starts no goroutine and does no I/O, so
+// two machines that are fed the same commands at the same times are equal.
+//
+// # Time
+//
+// Times are Unix nanoseconds. The machine's time never goes backwards: a time
+// before the last one counts as the last one. Before a command takes effect,
+// every entry whose deadline is not after the command's time expires, in the
+// order of deadlines and, among equal ones, of revisions.
+//
+// # Concurrency
+//
+// A machine has one owner at a time: all methods are to be called under the
+// owner's lock, except [Machine.Get], [Machine.Revision] and the methods of a
+// [View], which may run beside them, and beside each other, without one. Reads
+// never wait for writers.
+//
+// # Cost
+//
+// Point operations don't depend on the number of keys: a hash table whose
+// growth is spread over small segments, entries that stay where they are, and
+// a deadline queue in which the usual renewal of a deadline touches nothing.
+// Adding and removing keys costs the logarithm of their number, for the
+// ordered index; pages and prefixes cost what they return. A [View] is taken in
+// constant time.
+package machine

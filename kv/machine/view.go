@@ -1,0 +1,128 @@
+package machine
+
+import (
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/tidwall/btree"
+
+	"kvbus/kv"
+)
+
+// A View is the machine frozen at one revision. Taking one costs constant
+// time; commands go on beside it, and keep for it the versions that they
+// replace. Its methods need no lock. Close it when done.
+type View struct {
+	revision uint64
+	index    *btree.Map[string, *node]
+	closed   atomic.Bool
+
+	mu   sync.Mutex
+	kept map[*node]*version // versions of this view that were replaced since
+}
+
+// View freezes the current state.
+func (m *Machine) View() *View {
+	m.dropClosedViews()
+	v := &View{
+		revision: m.Revision(),
+		index:    m.index.Copy(),
+		kept:     make(map[*node]*version),
+	}
+	m.views = append(m.views, v)
+	return v
+}
+
+// Close lets go of what the view holds. Closing it again does nothing.
+func (v *View) Close() { v.closed.Store(true) }
+
+// Revision returns the revision of the view.
+func (v *View) Revision() uint64 { return v.revision }
+
+// keepForViews hands a version that is about to be replaced to the views that
+// show it. It must come before the replacement, as a view looks first at the
+// node and then at what was kept.
+func (m *Machine) keepForViews(n *node, old *version) {
+	if len(m.views) == 0 || old == nil {
+		return
+	}
+	m.dropClosedViews()
+	for _, v := range m.views {
+		if old.revision <= v.revision {
+			v.mu.Lock()
+			v.kept[n] = old
+			v.mu.Unlock()
+		}
+	}
+}
+
+func (m *Machine) dropClosedViews() {
+	open := m.views[:0]
+	for _, v := range m.views {
+		if !v.closed.Load() {
+			open = append(open, v)
+		}
+	}
+	clear(m.views[len(open):])
+	m.views = open
+}
+
+// version returns the node's version as of the view.
+func (v *View) version(n *node) *version {
+	if current := n.current.Load(); current != nil && current.revision <= v.revision {
+		return current
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.kept[n]
+}
+
+// Scan returns the page of entries that q selects, without those whose
+// deadline is not after now. Its errors are those of [kv.Store.Scan].
+func (v *View) Scan(q kv.Query, now time.Time) (kv.Page, error) {
+	if err := kv.ValidatePrefix(q.Prefix); err != nil {
+		return kv.Page{}, err
+	}
+	if err := kv.ValidatePrefix(q.Cursor); err != nil {
+		return kv.Page{}, err
+	}
+	page := kv.Page{Revision: v.revision}
+	bound := commonPrefix(q)
+	size := 0
+	v.index.Ascend(max(bound, q.Cursor), func(key string, n *node) bool {
+		if !strings.HasPrefix(key, bound) {
+			return false
+		}
+		if key == q.Cursor || !strings.HasPrefix(key, q.Prefix) || !q.Filter.Match(key) {
+			return true
+		}
+		version := v.version(n)
+		entry := kv.Entry{Key: key, Revision: version.revision, ExpiresAt: instant(version.deadline)}
+		if entry.Expired(now) {
+			return true
+		}
+		size += len(key)
+		if !q.KeysOnly {
+			entry.Value = version.value
+			size += len(entry.Value)
+		}
+		full := q.Limit > 0 && len(page.Entries) == q.Limit || q.MaxBytes > 0 && size > q.MaxBytes
+		if full && len(page.Entries) > 0 {
+			page.Cursor = page.Entries[len(page.Entries)-1].Key
+			return false
+		}
+		page.Entries = append(page.Entries, entry)
+		return true
+	})
+	return page, nil
+}
+
+// commonPrefix returns a prefix that every key selected by q has.
+func commonPrefix(q kv.Query) string {
+	if literal := q.Filter.Literal(); len(literal) > len(q.Prefix) {
+		return literal
+	}
+	return q.Prefix
+}
