@@ -1,0 +1,65 @@
+package machine
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"kvbus/kv"
+)
+
+// After any history the queue's front is what a search over all keys finds.
+func TestDeadlinesAgainstSearch(t *testing.T) {
+	r := rand.New(rand.NewPCG(7, 7))
+	m := New(Options{ReplayEvents: 1})
+	for now := int64(1); now < 20_000; now++ {
+		cmd := kv.Command{Op: kv.OpSet, Key: fmt.Sprint("k", r.IntN(200))}
+		switch r.IntN(6) {
+		case 0:
+			cmd.Op = kv.OpDelete
+		case 1:
+			cmd.Op, cmd.TTL = kv.OpTouch, time.Duration(r.IntN(500))
+		case 2: // no deadline
+		case 3:
+			cmd.KeepTTL = true
+		default:
+			cmd.TTL = time.Duration(1 + r.IntN(500))
+		}
+		if _, err := m.Apply(now, &cmd); err != nil {
+			t.Fatal(err)
+		}
+		var want int64
+		m.index.Scan(func(_ string, n *node) bool {
+			if at := n.current.Load().deadline; at != 0 && (want == 0 || at < want) {
+				want = at
+			}
+			return true
+		})
+		if bound := m.DeadlineBound(); want != 0 && bound > want {
+			t.Fatalf("at %d the bound is %d, after the deadline %d", now, bound, want)
+		}
+		if got, ok := m.NextDeadline(); got != want || ok != (want != 0) {
+			t.Fatalf("at %d the next deadline is %d, %v; want %d", now, got, ok, want)
+		}
+	}
+}
+
+// A renewed deadline leaves no trace in the queue: it holds each key once.
+func TestDeadlinesHoldAKeyOnce(t *testing.T) {
+	m := New(Options{})
+	for i := range int64(1000) {
+		if _, err := m.Apply(i, &kv.Command{Op: kv.OpSet, Key: "k", TTL: time.Duration(1000 - i%7)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := len(m.deadlines.heap); n != 1 {
+		t.Errorf("one key takes %d places", n)
+	}
+	if _, err := m.Apply(1000, &kv.Command{Op: kv.OpDelete, Key: "k"}); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(m.deadlines.heap); n != 0 {
+		t.Errorf("no key takes %d places", n)
+	}
+}

@@ -1,0 +1,70 @@
+package machine
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"kvbus/kv"
+)
+
+func TestRingBounds(t *testing.T) {
+	tests := []struct {
+		name      string
+		events    int
+		bytes     int64
+		value     int
+		wantFirst uint64 // oldest revision held of 5000
+	}{
+		{"by number", 3000, 1 << 30, 10, 2001},
+		{"by number within a chunk", 10, 1 << 30, 10, 4991},
+		{"by bytes", 1 << 20, 100 * (EventOverhead + 5 + 10), 10, 4901},
+		{"newest is held whatever its size", 10, 1, 10, 5000},
+		{"all", 5000, 1 << 30, 10, 1},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			m := New(Options{ReplayEvents: test.events, ReplayBytes: test.bytes})
+			for i := range 5000 {
+				apply(t, m, kv.Command{Op: kv.OpSet, Key: fmt.Sprintf("k%04d", i), Value: strings.Repeat("v", test.value)})
+			}
+			if got := m.Info().OldestRevision; got != test.wantFirst {
+				t.Fatalf("the oldest revision is %d, want %d", got, test.wantFirst)
+			}
+			buf := make([]kv.Event, 7)
+			next := test.wantFirst
+			for next <= 5000 {
+				n, err := m.Events(next-1, buf)
+				if err != nil || n == 0 {
+					t.Fatalf("after %d: %d events, %v", next-1, n, err)
+				}
+				for _, event := range buf[:n] {
+					if event.Revision != next || event.Key != fmt.Sprintf("k%04d", next-1) {
+						t.Fatalf("event %d of key %s, want revision %d", event.Revision, event.Key, next)
+					}
+					next++
+				}
+			}
+			if n, err := m.Events(5000, buf); n != 0 || err != nil {
+				t.Errorf("after the last: %d events, %v", n, err)
+			}
+			for _, after := range []uint64{5001, test.wantFirst - 2} {
+				if _, err := m.Events(after, buf); test.wantFirst > 1 && !errors.Is(err, kv.ErrCompacted) {
+					t.Errorf("after %d: %v, want ErrCompacted", after, err)
+				}
+			}
+		})
+	}
+}
+
+// The memory of the ring is bounded by its content, not by its history.
+func TestRingReusesChunks(t *testing.T) {
+	m := New(Options{ReplayEvents: 10})
+	for range 20 * ringChunk {
+		apply(t, m, kv.Command{Op: kv.OpSet, Key: "k"})
+	}
+	if n := len(m.ring.chunks); n > 2 {
+		t.Errorf("10 events take %d chunks", n)
+	}
+}
