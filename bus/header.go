@@ -1,0 +1,175 @@
+package bus
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/micro"
+
+	"kvbus/kv"
+)
+
+// The headers of requests. Names are matched without regard to case.
+const (
+	HeaderTTL              = "KV-TTL"
+	HeaderKeepTTL          = "KV-Keep-TTL"
+	HeaderExpected         = "KV-Expected"
+	HeaderExpectedLength   = "KV-Expected-Length"
+	HeaderExpectedRevision = "KV-Expected-Revision"
+	HeaderLimit            = "KV-Limit"
+	HeaderCursor           = "KV-Cursor" // of replies too
+	HeaderFilter           = "KV-Filter"
+	HeaderFromRevision     = "KV-From-Revision"
+	HeaderConsistency      = "KV-Consistency"
+	HeaderMinRevision      = "KV-Min-Revision"
+	HeaderTraceParent      = "traceparent" // of events too
+	HeaderTraceState       = "tracestate"  // of events too
+)
+
+// The headers of replies and events.
+const (
+	HeaderRevision         = "KV-Revision"
+	HeaderExpiresAt        = "KV-Expires-At"
+	HeaderCount            = "KV-Count"
+	HeaderKey              = "KV-Key"
+	HeaderEnd              = "KV-End"
+	HeaderOperation        = "KV-Operation"
+	HeaderPreviousRevision = "KV-Previous-Revision"
+	HeaderTime             = "KV-Time"
+	HeaderError            = "KV-Error"
+	HeaderServiceError     = micro.ErrorHeader
+	HeaderServiceErrorCode = micro.ErrorCodeHeader
+)
+
+// headerStatus is how NATS itself answers, as when nobody listens.
+const headerStatus = "Status"
+
+// A headerID is an index into headerNames.
+type headerID uint8
+
+const (
+	idTTL headerID = iota
+	idKeepTTL
+	idExpected
+	idExpectedLength
+	idExpectedRevision
+	idLimit
+	idCursor
+	idFilter
+	idFromRevision
+	idConsistency
+	idMinRevision
+	idTraceParent
+	idTraceState
+	idRevision
+	idExpiresAt
+	idCount
+	idKey
+	idEnd
+	idOperation
+	idPreviousRevision
+	idTime
+	idError
+	idServiceError
+	idServiceErrorCode
+	idStatus
+	headerCount
+)
+
+var headerNames = [headerCount]string{
+	idTTL: HeaderTTL, idKeepTTL: HeaderKeepTTL, idExpected: HeaderExpected,
+	idExpectedLength: HeaderExpectedLength, idExpectedRevision: HeaderExpectedRevision,
+	idLimit: HeaderLimit, idCursor: HeaderCursor, idFilter: HeaderFilter,
+	idFromRevision: HeaderFromRevision, idConsistency: HeaderConsistency,
+	idMinRevision: HeaderMinRevision, idTraceParent: HeaderTraceParent, idTraceState: HeaderTraceState,
+	idRevision: HeaderRevision, idExpiresAt: HeaderExpiresAt, idCount: HeaderCount, idKey: HeaderKey,
+	idEnd: HeaderEnd, idOperation: HeaderOperation, idPreviousRevision: HeaderPreviousRevision,
+	idTime: HeaderTime, idError: HeaderError, idServiceError: HeaderServiceError,
+	idServiceErrorCode: HeaderServiceErrorCode, idStatus: headerStatus,
+}
+
+func (id headerID) String() string { return headerNames[id] }
+
+// A headerSet is a set of headers, a bit each.
+type headerSet uint32
+
+func (s headerSet) has(id headerID) bool { return s&(1<<id) != 0 }
+
+// headerIDOf finds a header that the protocol knows. A name of another length
+// is never equal, which keeps Unicode folding (the Kelvin sign for a K) out.
+func headerIDOf(name string) (headerID, bool) {
+	for id, known := range headerNames {
+		if known == name {
+			return headerID(id), true
+		}
+	}
+	for id, known := range headerNames {
+		if len(known) == len(name) && strings.EqualFold(known, name) {
+			return headerID(id), true
+		}
+	}
+	return 0, false
+}
+
+// headers are the known headers of one message. The zero value has none.
+type headers struct {
+	present headerSet
+	// twice are those given more than once, under one spelling or several.
+	twice  headerSet
+	values [headerCount]string
+}
+
+// read takes the known headers out of h, in one pass whatever their case.
+func (hs *headers) read(h nats.Header) {
+	for name, values := range h {
+		id, known := headerIDOf(name)
+		if !known || len(values) == 0 {
+			continue
+		}
+		if len(values) > 1 || hs.present.has(id) {
+			hs.twice |= 1 << id
+		}
+		hs.present |= 1 << id
+		hs.values[id] = values[0]
+	}
+}
+
+// readRequest is read, and the check of what op makes of each header.
+func (hs *headers) readRequest(op Op, h nats.Header) error {
+	if len(h) == 0 {
+		return nil
+	}
+	hs.read(h)
+	spec := op.spec()
+	if refused := hs.present & spec.refused; refused != 0 {
+		return fmt.Errorf("%w: header %v has no effect on %v, and the request may not mean to go on without it",
+			kv.ErrInvalidArgument, refused.first(), op)
+	}
+	// A trace that can't be read is no trace: tracing never fails a request.
+	if twice := hs.twice & spec.honoured &^ traceHeaders; twice != 0 {
+		return fmt.Errorf("%w: header %v is given more than once", kv.ErrInvalidArgument, twice.first())
+	}
+	hs.present &= spec.honoured
+	return nil
+}
+
+// first returns the first header of a set that is not empty.
+func (s headerSet) first() headerID {
+	var id headerID
+	for !s.has(id) {
+		id++
+	}
+	return id
+}
+
+// text returns a header as it came.
+func (hs *headers) text(id headerID) (string, bool) {
+	return hs.values[id], hs.present.has(id)
+}
+
+// token returns a header without the spaces around it. Transports drop some of
+// them, so that they mean nothing in what is not free text.
+func (hs *headers) token(id headerID) (string, bool) {
+	return strings.Trim(hs.values[id], " \t"), hs.present.has(id)
+}
