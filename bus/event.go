@@ -19,8 +19,8 @@ func (e *Encoder) Event(s Subjects, ev kv.Event) *nats.Msg {
 func (e *Encoder) addEvent(ev kv.Event) {
 	e.msg.Data = bytesView(ev.Value)
 	e.set(idOperation, ev.Kind.String())
-	e.addRevision(idRevision, ev.Revision)
-	e.addRevision(idPreviousRevision, ev.PreviousRevision)
+	e.addDecimal(idRevision, ev.Revision)
+	e.addDecimal(idPreviousRevision, ev.PreviousRevision)
 	e.addTime(idTime, ev.Time)
 	e.addTime(idExpiresAt, ev.ExpiresAt)
 	if t := ev.Trace; t != nil && t.Parent != "" {
@@ -56,10 +56,10 @@ func (hs *headers) event(key string, body []byte) (kv.Event, error) {
 	if ev.Kind, err = kv.ParseEventKind(operation); err != nil {
 		return kv.Event{}, malformed("header %v: %q", idOperation, clip(operation))
 	}
-	if ev.Revision, err = hs.revision(idRevision); err != nil {
+	if ev.Revision, err = hs.decimal(idRevision); err != nil {
 		return kv.Event{}, err
 	}
-	if ev.PreviousRevision, err = hs.revision(idPreviousRevision); err != nil {
+	if ev.PreviousRevision, err = hs.decimal(idPreviousRevision); err != nil {
 		return kv.Event{}, err
 	}
 	if ev.Time, err = hs.time(idTime); err != nil {

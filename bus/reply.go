@@ -50,7 +50,7 @@ func (e *Encoder) Result(op Op, r kv.Result) *nats.Msg {
 	// A compare-and-swap that did not hold says 0 for a key that is not there;
 	// nowhere else is 0 a revision.
 	if r.Revision > 0 || op == OpCompareAndSwap {
-		e.addRevision(idRevision, r.Revision)
+		e.addDecimal(idRevision, r.Revision)
 	}
 	e.addTime(idExpiresAt, r.ExpiresAt)
 	return e.finish()
@@ -99,8 +99,8 @@ func (e *Encoder) Keys(page kv.Page) *nats.Msg {
 		e.body = append(e.body, entry.Key...)
 	}
 	e.msg.Data = e.body
-	e.addRevision(idCount, uint64(len(page.Entries)))
-	e.addRevision(idRevision, page.Revision)
+	e.addDecimal(idCount, uint64(len(page.Entries)))
+	e.addDecimal(idRevision, page.Revision)
 	if page.Cursor != "" {
 		e.set(idCursor, formatCursor(page.Cursor))
 	}
@@ -121,7 +121,7 @@ func (e *Encoder) ScanEntry(entry kv.Entry) *nats.Msg {
 func (e *Encoder) ScanEnd(revision uint64, cursor string) *nats.Msg {
 	e.start()
 	e.set(idEnd, "true")
-	e.addRevision(idRevision, revision)
+	e.addDecimal(idRevision, revision)
 	if cursor != "" {
 		e.set(idCursor, formatCursor(cursor))
 	}
@@ -141,9 +141,9 @@ func (e *Encoder) ReplayEvent(ev kv.Event) *nats.Msg {
 func (e *Encoder) ReplayEnd(revision uint64, more bool) *nats.Msg {
 	e.start()
 	e.set(idEnd, "true")
-	e.addRevision(idRevision, revision)
+	e.addDecimal(idRevision, revision)
 	if more {
-		e.addRevision(idCursor, revision)
+		e.addDecimal(idCursor, revision)
 	}
 	return e.finish()
 }
@@ -172,7 +172,7 @@ func (e *Encoder) CommandError(r kv.Result, err error) *nats.Msg {
 	e.start()
 	e.addFailure(err)
 	if errors.Is(err, kv.ErrConflict) {
-		e.addRevision(idRevision, r.Revision)
+		e.addDecimal(idRevision, r.Revision)
 	}
 	return e.finish()
 }
@@ -185,7 +185,7 @@ func (e *Encoder) addFailure(err error) {
 }
 
 func (e *Encoder) addEntry(entry kv.Entry) {
-	e.addRevision(idRevision, entry.Revision)
+	e.addDecimal(idRevision, entry.Revision)
 	e.addTime(idExpiresAt, entry.ExpiresAt)
 }
 
@@ -205,8 +205,8 @@ func (e *Encoder) set(id headerID, value string) {
 	e.msg.Header[headerNames[id]] = e.values[id][:]
 }
 
-// addRevision adds a header with a decimal, a revision or a count.
-func (e *Encoder) addRevision(id headerID, n uint64) {
+// addDecimal adds a header with a decimal, a revision or a count.
+func (e *Encoder) addDecimal(id headerID, n uint64) {
 	from := len(e.text)
 	e.text = strconv.AppendUint(e.text, n, 10)
 	e.parts = append(e.parts, textPart{id, from, len(e.text)})

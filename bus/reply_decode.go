@@ -31,7 +31,7 @@ func DecodeResult(op Op, m *nats.Msg) (kv.Result, error) {
 	var r kv.Result
 	hs, failure := readReply(m)
 	var err error
-	if r.Revision, err = hs.revision(idRevision); err == nil {
+	if r.Revision, err = hs.decimal(idRevision); err == nil {
 		r.ExpiresAt, err = hs.time(idExpiresAt)
 	}
 	switch {
@@ -116,13 +116,13 @@ func DecodeKeys(m *nats.Msg) (kv.Page, error) {
 		return kv.Page{}, err
 	}
 	var page kv.Page
-	if page.Revision, err = hs.revision(idRevision); err != nil {
+	if page.Revision, err = hs.decimal(idRevision); err != nil {
 		return kv.Page{}, err
 	}
 	if page.Cursor, err = hs.cursor(); err != nil {
 		return kv.Page{}, err
 	}
-	count, err := hs.revision(idCount)
+	count, err := hs.decimal(idCount)
 	if err != nil {
 		return kv.Page{}, err
 	}
@@ -145,7 +145,7 @@ func AddToPage(page *kv.Page, m *nats.Msg) (done bool, err error) {
 		return false, err
 	}
 	if hs.isEnd() {
-		revision, err := hs.revision(idRevision)
+		revision, err := hs.decimal(idRevision)
 		if err != nil {
 			return false, err
 		}
@@ -177,7 +177,7 @@ func AddToReplay(replay *kv.Replay, m *nats.Msg) (done bool, err error) {
 		return false, err
 	}
 	if hs.isEnd() {
-		revision, err := hs.revision(idRevision)
+		revision, err := hs.decimal(idRevision)
 		if err != nil {
 			return false, err
 		}
@@ -219,7 +219,7 @@ func (hs *headers) entry(key string) (entry kv.Entry, err error) {
 		return kv.Entry{}, malformed("header %v is missing", idRevision)
 	}
 	entry.Key = key
-	if entry.Revision, err = hs.revision(idRevision); err != nil {
+	if entry.Revision, err = hs.decimal(idRevision); err != nil {
 		return kv.Entry{}, err
 	}
 	if entry.ExpiresAt, err = hs.time(idExpiresAt); err != nil {
@@ -228,8 +228,8 @@ func (hs *headers) entry(key string) (entry kv.Entry, err error) {
 	return entry, nil
 }
 
-// revision reads a decimal; 0 for a header that is absent.
-func (hs *headers) revision(id headerID) (uint64, error) {
+// decimal reads a revision or a count; 0 for a header that is absent.
+func (hs *headers) decimal(id headerID) (uint64, error) {
 	s, ok := hs.token(id)
 	if !ok {
 		return 0, nil

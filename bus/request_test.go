@@ -1,0 +1,414 @@
+package bus
+
+import (
+	"errors"
+	"math"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"kvbus/kv"
+)
+
+func mustFilter(tb testing.TB, pattern string) kv.Filter {
+	tb.Helper()
+	f, err := kv.ParseFilter(pattern)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return f
+}
+
+// h makes headers of name, value, name, value.
+func h(pairs ...string) nats.Header {
+	header := nats.Header{}
+	for i := 0; i < len(pairs); i += 2 {
+		header.Add(pairs[i], pairs[i+1])
+	}
+	return header
+}
+
+func TestDecodeCommand(t *testing.T) {
+	s := testSubjects(t)
+	for _, tt := range []struct {
+		op     Op
+		header nats.Header
+		body   string
+		want   kv.Command
+	}{
+		{OpSet, nil, "v", kv.Command{Value: "v"}},
+		{OpSet, nil, "", kv.Command{}},
+		{OpSet, h("KV-TTL", "90s"), "v", kv.Command{Value: "v", TTL: 90 * time.Second}},
+		{OpSet, h("kv-ttl", "\t90 "), "v", kv.Command{Value: "v", TTL: 90 * time.Second}},
+		{OpSet, h("KV-TTL", "never"), "v", kv.Command{Value: "v"}},
+		{OpSet, h("KV-TTL", "1", "KV-Keep-TTL", "true"), "v", kv.Command{Value: "v", TTL: time.Second, KeepTTL: true}},
+		{OpSet, h("KV-Keep-TTL", "false"), "v", kv.Command{Value: "v"}},
+		{OpSet, h("KV-Expected-Revision", "7"), "v", kv.Command{Value: "v", Expect: kv.IfRevision(7)}},
+		{OpSet, h("KV-Expected-Revision", "0"), "v", kv.Command{Value: "v", Expect: kv.IfRevision(0)}},
+		{OpSet, h("Unknown", "1", "Unknown", "2", "KV-Limit", "x", "KV-Filter", "..", "KV-Revision", "x"), "v", kv.Command{Value: "v"}},
+		{OpSet, nats.Header{"KV-TTL": {}}, "v", kv.Command{Value: "v"}},
+		{OpCompareAndSwap, nil, "v", kv.Command{Value: "v", Expect: kv.IfAbsent()}},
+		{OpCompareAndSwap, h("KV-Expected", " old "), "v", kv.Command{Value: "v", Expect: kv.IfValue(" old ")}},
+		{OpCompareAndSwap, h("KV-Expected", ""), "v", kv.Command{Value: "v", Expect: kv.IfValue("")}},
+		{OpCompareAndSwap, h("KV-Expected-Length", "3"), "oldnew", kv.Command{Value: "new", Expect: kv.IfValue("old")}},
+		{OpCompareAndSwap, h("KV-Expected-Length", "0"), "new", kv.Command{Value: "new", Expect: kv.IfValue("")}},
+		{OpCompareAndSwap, h("KV-Expected-Length", "3"), "old", kv.Command{Expect: kv.IfValue("old")}},
+		{OpCompareAndSwap, h("KV-Expected-Revision", "18446744073709551615"), "v", kv.Command{Value: "v", Expect: kv.IfRevision(math.MaxUint64)}},
+		{OpIncrement, nil, "", kv.Command{Delta: 1}},
+		{OpIncrement, h("KV-TTL", "60", "KV-Keep-TTL", "true"), "-5", kv.Command{Delta: -5, TTL: time.Minute, KeepTTL: true}},
+		{OpDelete, nil, "ignored", kv.Command{}},
+		{OpDelete, h("KV-Expected-Revision", "7", "KV-TTL", "x"), "", kv.Command{Expect: kv.IfRevision(7)}},
+		{OpTouch, nil, "90s", kv.Command{TTL: 90 * time.Second}},
+		{OpTouch, nil, "90", kv.Command{TTL: 90 * time.Second}},
+		{OpTouch, h("KV-TTL", "1s"), "never", kv.Command{}},
+		{OpClear, nil, "ignored", kv.Command{}},
+		{OpClear, h("KV-TTL", "x"), "", kv.Command{}},
+	} {
+		tt.want.Op, tt.want.Key = tt.op.spec().command, "a..b"
+		got, err := s.DecodeCommand(tt.op, "team.kv."+tt.op.String()+".a.=.b", tt.header, []byte(tt.body))
+		if err != nil || got != tt.want {
+			t.Errorf("%v %v %q = %+v, %v; want %+v", tt.op, tt.header, tt.body, got, err, tt.want)
+		}
+		if err := got.Validate(); err != nil {
+			t.Errorf("%v %v %q: %v", tt.op, tt.header, tt.body, err)
+		}
+	}
+}
+
+func TestDecodeCommandRefuses(t *testing.T) {
+	s := testSubjects(t)
+	for _, tt := range []struct {
+		op     Op
+		header nats.Header
+		body   string
+		names  string // what the error says
+	}{
+		{OpSet, h("KV-TTL", ""), "v", "KV-TTL"},
+		{OpSet, h("KV-TTL", "0"), "v", "KV-TTL"},
+		{OpSet, h("KV-TTL", "-1s"), "v", "KV-TTL"},
+		{OpSet, h("KV-TTL", "1s", "KV-TTL", "1s"), "v", "KV-TTL"},
+		{OpSet, h("KV-TTL", "1s", "kv-ttl", "1s"), "v", "KV-TTL"},
+		{OpSet, h("KV-Keep-TTL", "yes"), "v", "KV-Keep-TTL"},
+		{OpSet, h("KV-Keep-TTL", ""), "v", "KV-Keep-TTL"},
+		{OpSet, h("KV-Expected", "x"), "v", "KV-Expected"},
+		{OpSet, h("KV-Expected-Length", "0"), "v", "KV-Expected-Length"},
+		{OpSet, h("KV-Expected-Revision", "-1"), "v", "KV-Expected-Revision"},
+		{OpSet, h("KV-Expected-Revision", "+1"), "v", "KV-Expected-Revision"},
+		{OpSet, h("KV-Expected-Revision", ""), "v", "KV-Expected-Revision"},
+		{OpSet, h("KV-Expected-Revision", "18446744073709551616"), "v", "KV-Expected-Revision"},
+		{OpDelete, h("kv-expected", "x"), "", "KV-Expected"},
+		{OpDelete, h("KV-Expected-Length", "1"), "x", "KV-Expected-Length"},
+		{OpCompareAndSwap, h("KV-Expected", "x", "KV-Expected-Revision", "1"), "v", "KV-Expected"},
+		{OpCompareAndSwap, h("KV-Expected", "x", "KV-Expected-Length", "1"), "v", "KV-Expected-Length"},
+		{OpCompareAndSwap, h("KV-Expected", "x", "KV-Expected", "x"), "v", "KV-Expected"},
+		{OpCompareAndSwap, h("KV-Expected-Length", "2"), "v", "KV-Expected-Length"},
+		{OpCompareAndSwap, h("KV-Expected-Length", "-1"), "v", "KV-Expected-Length"},
+		{OpCompareAndSwap, h("KV-Expected-Length", "18446744073709551615"), "v", "KV-Expected-Length"},
+		{OpIncrement, h("KV-Expected-Revision", "1"), "", "KV-Expected-Revision"},
+		{OpIncrement, nil, "1.5", "body"},
+		{OpTouch, h("KV-Expected", "1"), "1s", "KV-Expected"},
+		{OpTouch, nil, "", "body"},
+		{OpTouch, nil, "90s\n", "body"},
+		{OpTouch, nil, "0", "body"},
+		{OpClear, h("KV-Expected-Revision", "1"), "", "KV-Expected-Revision"},
+		{OpClear, h("KV-Filter", "*.tmp"), "", "KV-Filter"},
+		{OpClear, h("KV-Limit", "1"), "", "KV-Limit"},
+		{OpClear, h("KV-Cursor", ""), "", "KV-Cursor"},
+		{OpGet, nil, "", "get"},
+	} {
+		got, err := s.DecodeCommand(tt.op, "team.kv."+tt.op.String()+".k", tt.header, []byte(tt.body))
+		if !errors.Is(err, kv.ErrInvalidArgument) || got != (kv.Command{}) {
+			t.Errorf("%v %v %q = %+v, %v; want ErrInvalidArgument", tt.op, tt.header, tt.body, got, err)
+			continue
+		}
+		if !strings.Contains(err.Error(), tt.names) {
+			t.Errorf("%v %v %q: %q does not name %s", tt.op, tt.header, tt.body, err, tt.names)
+		}
+	}
+	if _, err := s.DecodeCommand(OpSet, "team.kv.set.a.*", h("KV-TTL", "x"), nil); !errors.Is(err, kv.ErrInvalidKey) {
+		t.Errorf("wildcard in a key: %v", err)
+	}
+}
+
+func TestDecodeRead(t *testing.T) {
+	s := testSubjects(t)
+	for _, op := range []Op{OpGet, OpExists, OpTTL} {
+		subject := "team.kv." + op.String() + ".a"
+		for _, tt := range []struct {
+			header nats.Header
+			want   kv.ReadOptions
+		}{
+			{nil, kv.ReadOptions{}},
+			{h("KV-TTL", "x", "KV-Expected", "x", "KV-Limit", "0"), kv.ReadOptions{}},
+			{h("KV-Consistency", "linearizable"), kv.ReadOptions{Consistency: kv.Linearizable}},
+			{h("KV-CONSISTENCY", "eventual", "KV-Min-Revision", "9"), kv.ReadOptions{Consistency: kv.Eventual, MinRevision: 9}},
+		} {
+			if key, opts, err := s.DecodeRead(op, subject, tt.header); err != nil || key != "a" || opts != tt.want {
+				t.Errorf("%v %v = %q, %+v, %v", op, tt.header, key, opts, err)
+			}
+		}
+		for _, header := range []nats.Header{
+			h("KV-Consistency", "strong"), h("KV-Consistency", ""), h("KV-Consistency", "Eventual"), h("KV-Min-Revision", "x"),
+			h("KV-Min-Revision", "1", "kv-min-revision", "1"),
+		} {
+			if _, _, err := s.DecodeRead(op, subject, header); !errors.Is(err, kv.ErrInvalidArgument) {
+				t.Errorf("%v %v: %v", op, header, err)
+			}
+		}
+	}
+	if _, _, err := s.DecodeRead(OpSet, "team.kv.set.a", nil); !errors.Is(err, kv.ErrInvalidArgument) {
+		t.Errorf("a set is no read: %v", err)
+	}
+}
+
+func TestDecodeQuery(t *testing.T) {
+	s := testSubjects(t)
+	for _, tt := range []struct {
+		tail   string
+		header nats.Header
+		want   kv.Query
+	}{
+		{"", nil, kv.Query{}},
+		{".user.=", nil, kv.Query{Prefix: "user."}},
+		{".user", h("KV-Limit", "5", "KV-Filter", "user.*"), kv.Query{Prefix: "user", Limit: 5, Filter: mustFilter(t, "user.*")}},
+		{"", h("KV-Cursor", "", "KV-Filter", ""), kv.Query{}},
+		{"", h("KV-Cursor", formatCursor("a")), kv.Query{Cursor: "a"}},
+		{"", h("KV-From-Revision", "x", "KV-TTL", "x", "KV-Expected", ""), kv.Query{}},
+	} {
+		for _, op := range []Op{OpKeys, OpScan} {
+			tt.want.KeysOnly = op == OpKeys
+			if got, err := s.DecodeQuery(op, "team.kv."+op.String()+tt.tail, tt.header); err != nil || got != tt.want {
+				t.Errorf("%v%s %v = %+v, %v", op, tt.tail, tt.header, got, err)
+			}
+		}
+	}
+	for _, header := range []nats.Header{
+		h("KV-Limit", "0"), h("KV-Limit", "-1"), h("KV-Limit", ""), h("KV-Limit", "99999999999999999999"), h("KV-Limit", "1", "KV-limit", "1"),
+		h("KV-Filter", "a..b"), h("KV-Filter", ">.a"), h("KV-Filter", "a b"), h("KV-Cursor", "??"), h("KV-Consistency", "x"),
+	} {
+		got, err := s.DecodeQuery(OpScan, "team.kv.scan", header)
+		if !errors.Is(err, kv.ErrInvalidArgument) || got != (kv.Query{}) {
+			t.Errorf("%v = %+v, %v", header, got, err)
+		}
+	}
+}
+
+func TestDecodeReplay(t *testing.T) {
+	s := testSubjects(t)
+	for _, tt := range []struct {
+		tail   string
+		header nats.Header
+		want   kv.ReplayQuery
+	}{
+		{"", nil, kv.ReplayQuery{}},
+		{".user.=", h("KV-From-Revision", "7", "KV-Limit", "5", "KV-Filter", "*.*"), kv.ReplayQuery{Prefix: "user.", After: 7, Limit: 5, Filter: mustFilter(t, "*.*")}},
+		{"", h("KV-From-Revision", "7", "KV-Cursor", "9"), kv.ReplayQuery{After: 9}},
+		{"", h("KV-From-Revision", "7", "KV-Cursor", ""), kv.ReplayQuery{After: 7}},
+		{"", h("KV-Consistency", "eventual"), kv.ReplayQuery{ReadOptions: kv.ReadOptions{Consistency: kv.Eventual}}},
+	} {
+		if got, err := s.DecodeReplay("team.kv.replay"+tt.tail, tt.header); err != nil || got != tt.want {
+			t.Errorf("%s %v = %+v, %v", tt.tail, tt.header, got, err)
+		}
+	}
+	for _, header := range []nats.Header{
+		h("KV-From-Revision", ""), h("KV-From-Revision", "x"), h("KV-From-Revision", "-1"), h("KV-Cursor", "x"), h("KV-Limit", "0"),
+	} {
+		if got, err := s.DecodeReplay("team.kv.replay", header); !errors.Is(err, kv.ErrInvalidArgument) {
+			t.Errorf("%v = %+v, %v", header, got, err)
+		}
+	}
+}
+
+// commands are one or more of each that the wire has.
+func commands() []kv.Command {
+	trace := &kv.Trace{Parent: testParent, State: "a=1"}
+	return []kv.Command{
+		{Op: kv.OpSet, Key: "a", Value: "v"},
+		{Op: kv.OpSet, Key: "a..b", Value: "\x00\xff\r\n", TTL: 1500 * time.Microsecond, Expect: kv.IfRevision(3), Trace: trace},
+		{Op: kv.OpSet, Key: "größe", TTL: math.MaxInt64, KeepTTL: true, Expect: kv.IfRevision(0)},
+		{Op: kv.OpCompareAndSwap, Key: ".", Value: "v", Expect: kv.IfAbsent()},
+		{Op: kv.OpCompareAndSwap, Key: "a", Value: "v", Expect: kv.IfRevision(math.MaxUint64), TTL: 1},
+		{Op: kv.OpCompareAndSwap, Key: "a", Value: "v", Expect: kv.IfValue("plain text"), Trace: &kv.Trace{Parent: testParent}},
+		{Op: kv.OpCompareAndSwap, Key: "a", Value: "", Expect: kv.IfValue("")},
+		{Op: kv.OpCompareAndSwap, Key: "a", Value: "v", Expect: kv.IfValue(" space ")},
+		{Op: kv.OpCompareAndSwap, Key: "a", Value: "v", Expect: kv.IfValue("ends with\t")},
+		{Op: kv.OpCompareAndSwap, Key: "a", Value: "v", Expect: kv.IfValue("two\r\nlines")},
+		{Op: kv.OpCompareAndSwap, Key: "a", Value: "v", Expect: kv.IfValue("größe")},
+		{Op: kv.OpCompareAndSwap, Key: "a", Value: "v", Expect: kv.IfValue("\x00\xff")},
+		{Op: kv.OpCompareAndSwap, Key: "a", Value: "v", Expect: kv.IfValue(strings.Repeat("long", 1000))},
+		{Op: kv.OpIncrement, Key: "a", Delta: math.MinInt64, TTL: time.Minute, KeepTTL: true},
+		{Op: kv.OpIncrement, Key: "a", Delta: 0},
+		{Op: kv.OpDelete, Key: "a"},
+		{Op: kv.OpDelete, Key: "a", Expect: kv.IfRevision(3)},
+		{Op: kv.OpTouch, Key: "a", TTL: 90 * time.Second},
+		{Op: kv.OpTouch, Key: "a"},
+		{Op: kv.OpClear},
+		{Op: kv.OpClear, Key: "user."},
+	}
+}
+
+func TestCommandRoundTrip(t *testing.T) {
+	s := testSubjects(t)
+	for _, cmd := range commands() {
+		m, err := s.EncodeCommand(cmd)
+		if err != nil {
+			t.Errorf("%+v: %v", cmd, err)
+			continue
+		}
+		back, err := s.DecodeCommand(opOf(cmd.Op), m.Subject, m.Header, m.Data)
+		if err != nil || !reflect.DeepEqual(back, cmd) {
+			t.Errorf("%+v came back as %+v, %v", cmd, back, err)
+		}
+	}
+}
+
+func TestEncodeCommandRefuses(t *testing.T) {
+	s := testSubjects(t)
+	for _, tt := range []struct {
+		cmd  kv.Command
+		want error
+	}{
+		{kv.Command{Op: kv.OpSweep}, errors.ErrUnsupported},
+		{kv.Command{Op: kv.OpSetLimits}, errors.ErrUnsupported},
+		{kv.Command{}, errors.ErrUnsupported},
+		{kv.Command{Op: kv.OpSet}, kv.ErrInvalidKey},
+		{kv.Command{Op: kv.OpSet, Key: "a*"}, kv.ErrInvalidKey},
+		{kv.Command{Op: kv.OpSet, Key: "a", TTL: -1}, kv.ErrInvalidArgument},
+		{kv.Command{Op: kv.OpSet, Key: "a", Expect: kv.IfValue("x")}, kv.ErrInvalidArgument},
+		{kv.Command{Op: kv.OpCompareAndSwap, Key: "a"}, kv.ErrInvalidArgument},
+	} {
+		if m, err := s.EncodeCommand(tt.cmd); !errors.Is(err, tt.want) || m != nil {
+			t.Errorf("%+v: %v, want %v", tt.cmd, err, tt.want)
+		}
+	}
+}
+
+func TestReadRoundTrip(t *testing.T) {
+	s := testSubjects(t)
+	opts := []kv.ReadOptions{{}, {Consistency: kv.Linearizable}, {Consistency: kv.Eventual, MinRevision: 7}}
+	for _, opts := range opts {
+		for _, op := range []Op{OpGet, OpExists, OpTTL} {
+			m, err := s.EncodeRead(op, "a..b", opts)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if key, back, err := s.DecodeRead(op, m.Subject, m.Header); err != nil || key != "a..b" || back != opts {
+				t.Errorf("%v %+v came back as %q, %+v, %v", op, opts, key, back, err)
+			}
+		}
+		for _, q := range []kv.Query{
+			{}, {KeysOnly: true}, {Prefix: "user.", Limit: 5, Cursor: "user.7\r\n", Filter: mustFilter(t, "*.=.>")},
+		} {
+			q.ReadOptions = opts
+			m, err := s.EncodeQuery(q)
+			if err != nil {
+				t.Fatal(err)
+			}
+			op := OpScan
+			if q.KeysOnly {
+				op = OpKeys
+			}
+			if back, err := s.DecodeQuery(op, m.Subject, m.Header); err != nil || back != q {
+				t.Errorf("%+v came back as %+v, %v", q, back, err)
+			}
+		}
+		for _, q := range []kv.ReplayQuery{{}, {After: math.MaxUint64, Prefix: ".", Limit: 1, Filter: mustFilter(t, "a")}} {
+			q.ReadOptions = opts
+			m, err := s.EncodeReplay(q)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if back, err := s.DecodeReplay(m.Subject, m.Header); err != nil || back != q {
+				t.Errorf("%+v came back as %+v, %v", q, back, err)
+			}
+		}
+	}
+	if m, err := s.EncodeRead(OpGet, "a", kv.ReadOptions{Consistency: 9}); !errors.Is(err, kv.ErrInvalidArgument) || m != nil {
+		t.Errorf("unknown consistency: %v", err)
+	}
+	if m, err := s.EncodeQuery(kv.Query{Limit: -1}); !errors.Is(err, kv.ErrInvalidArgument) || m != nil {
+		t.Errorf("negative limit: %v", err)
+	}
+}
+
+// FuzzDecodeRequest feeds every decoder. What decodes is valid and survives
+// another trip; what does not is nothing and one of the two client errors.
+func FuzzDecodeRequest(f *testing.F) {
+	f.Add(uint8(OpSet), "a", "KV-TTL", "90s", "kv-keep-ttl", "true", []byte("v"))
+	f.Add(uint8(OpCompareAndSwap), "a.=.b", "KV-Expected-Length", "2", "traceparent", testParent, []byte("old"))
+	f.Add(uint8(OpTouch), "a", "tracestate", "a=1", "traceparent", testParent, []byte("90"))
+	f.Add(uint8(OpKeys), "user.=", "KV-Limit", "3", "KV-Filter", "user.*", []byte(nil))
+	f.Add(uint8(OpReplay), "=", "KV-From-Revision", "3", "KV-Cursor", "4", []byte(nil))
+	f.Add(uint8(OpClear), "", "KV-Filter", "x", "", "", []byte(nil))
+	s := testSubjects(f)
+	f.Fuzz(func(t *testing.T, o uint8, tail, name1, value1, name2, value2 string, body []byte) {
+		op := Op(o % uint8(len(opSpecs)+1))
+		subject := "team.kv." + op.String()
+		if tail != "" {
+			subject += "." + tail
+		}
+		header := h(name1, value1, name2, value2)
+
+		var err error
+		var half bool
+		switch {
+		case op.Writes():
+			var cmd kv.Command
+			if cmd, err = s.DecodeCommand(op, subject, header, body); err != nil {
+				half = cmd != kv.Command{}
+				break
+			}
+			if err := cmd.Validate(); err != nil {
+				t.Fatalf("%v %q %v %q decoded to %+v: %v", op, subject, header, body, cmd, err)
+			}
+			m, err := s.EncodeCommand(cmd)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if back, err := s.DecodeCommand(op, m.Subject, m.Header, m.Data); err != nil || !reflect.DeepEqual(back, cmd) {
+				t.Fatalf("%+v came back as %+v, %v", cmd, back, err)
+			}
+		case op == OpKeys || op == OpScan:
+			var q kv.Query
+			if q, err = s.DecodeQuery(op, subject, header); err != nil {
+				half = q != kv.Query{}
+				break
+			}
+			m, err := s.EncodeQuery(q)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if back, err := s.DecodeQuery(op, m.Subject, m.Header); err != nil || back != q {
+				t.Fatalf("%+v came back as %+v, %v", q, back, err)
+			}
+		case op == OpReplay:
+			var q kv.ReplayQuery
+			if q, err = s.DecodeReplay(subject, header); err != nil {
+				half = q != kv.ReplayQuery{}
+				break
+			}
+			m, err := s.EncodeReplay(q)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if back, err := s.DecodeReplay(m.Subject, m.Header); err != nil || back != q {
+				t.Fatalf("%+v came back as %+v, %v", q, back, err)
+			}
+		default:
+			var key string
+			var opts kv.ReadOptions
+			if key, opts, err = s.DecodeRead(op, subject, header); err != nil {
+				half = key != "" || opts != kv.ReadOptions{}
+			}
+		}
+		if half {
+			t.Fatalf("%v %q %v: half a request with %v", op, subject, header, err)
+		}
+		if err != nil && !errors.Is(err, kv.ErrInvalidKey) && !errors.Is(err, kv.ErrInvalidArgument) {
+			t.Fatalf("%v %q %v: %v", op, subject, header, err)
+		}
+	})
+}
