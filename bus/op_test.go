@@ -34,13 +34,30 @@ func TestOps(t *testing.T) {
 // tableRows returns the cells of the tables' rows in a section of PROTOCOL.md.
 func tableRows(t *testing.T, section string) [][]string {
 	t.Helper()
+	return rowsBelow(t, "\n## "+section+"\n")
+}
+
+// infoFields returns the names of the fields that PROTOCOL.md lists for info.
+func infoFields(t *testing.T) []string {
+	t.Helper()
+	var fields []string
+	for _, row := range rowsBelow(t, "\n### Info\n") {
+		for name := range strings.SplitSeq(row[0], ",") {
+			fields = append(fields, strings.Trim(name, " `"))
+		}
+	}
+	return fields
+}
+
+func rowsBelow(t *testing.T, heading string) [][]string {
+	t.Helper()
 	text, err := os.ReadFile("PROTOCOL.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, rest, found := strings.Cut(string(text), "\n## "+section+"\n")
+	_, rest, found := strings.Cut(string(text), heading)
 	if !found {
-		t.Fatalf("PROTOCOL.md has no section %q", section)
+		t.Fatalf("PROTOCOL.md has no heading %q", heading)
 	}
 	rest, _, _ = strings.Cut(rest, "\n## ")
 	var rows [][]string
