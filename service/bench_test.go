@@ -1,0 +1,185 @@
+package service_test
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"kvbus/bus"
+	"kvbus/bus/bustest"
+	"kvbus/kv/memory"
+	"kvbus/service"
+	"kvbus/watchbridge"
+)
+
+// The load of the benchmarks: clients with connections of their own over TCP,
+// each with many requests in flight.
+const (
+	benchConns    = 4
+	benchInFlight = 64
+	benchKeys     = 1000
+)
+
+var benchValue = make([]byte, 128)
+
+func benchKey(i uint64) string { return "bench." + strconv.FormatUint(i%benchKeys, 10) }
+
+// load makes b.N requests, inFlight on each connection at a time.
+func load(b *testing.B, conns []*nats.Conn, inFlight int, request func(nc *nats.Conn, i uint64) error) {
+	var next atomic.Uint64
+	var clients sync.WaitGroup
+	b.ResetTimer()
+	for _, nc := range conns {
+		for range inFlight {
+			clients.Go(func() {
+				for {
+					i := next.Add(1)
+					if i > uint64(b.N) {
+						return
+					}
+					if err := request(nc, i); err != nil {
+						b.Error(err)
+						return
+					}
+				}
+			})
+		}
+	}
+	clients.Wait()
+	b.StopTimer()
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "req/s")
+}
+
+func ask(subject string, body []byte) func(nc *nats.Conn, i uint64) error {
+	return func(nc *nats.Conn, i uint64) error {
+		m, err := nc.Request(subject+benchKey(i), body, 10*time.Second)
+		if err != nil {
+			return err
+		}
+		return bus.DecodeError(m.Header)
+	}
+}
+
+// BenchmarkBus compares requests over the bus with an echo, which answers the
+// same bytes and one header on the same kind of server, and with a JetStream
+// key-value bucket.
+func BenchmarkBus(b *testing.B) {
+	s := bustest.StartServer(b, server.Options{JetStream: true, StoreDir: b.TempDir(), MaxPayload: 8 << 20})
+	conns := make([]*nats.Conn, benchConns)
+	for i := range conns {
+		conns[i] = bustest.Connect(b, s)
+	}
+	startEcho(b, s)
+	startKV(b, s)
+	bucket := startBucket(b, s, conns)
+
+	systems := []struct {
+		name     string
+		get, set func(nc *nats.Conn, i uint64) error
+	}{
+		{"echo", ask("echo.get.", nil), ask("echo.set.", benchValue)},
+		{"kvbus", ask("kv.get.", nil), ask("kv.set.", benchValue)},
+		{"jetstream", bucket.get, bucket.put},
+	}
+	for i := range uint64(benchKeys) {
+		for _, system := range systems {
+			if err := system.set(conns[0], i); err != nil {
+				b.Fatal(system.name, err)
+			}
+		}
+	}
+	for _, shape := range []struct {
+		name            string
+		conns, inFlight int
+	}{
+		{"load", benchConns, benchInFlight},
+		{"single", 1, 1},
+	} {
+		for _, system := range systems {
+			b.Run(fmt.Sprintf("%s/get/%s", shape.name, system.name), func(b *testing.B) {
+				load(b, conns[:shape.conns], shape.inFlight, system.get)
+			})
+		}
+		for _, system := range systems {
+			b.Run(fmt.Sprintf("%s/set/%s", shape.name, system.name), func(b *testing.B) {
+				load(b, conns[:shape.conns], shape.inFlight, system.set)
+			})
+		}
+	}
+}
+
+func startEcho(b *testing.B, s *server.Server) {
+	nc := bustest.Connect(b, s, nats.InProcessServer(s))
+	for subject, body := range map[string][]byte{"echo.get.>": benchValue, "echo.set.>": []byte("1234567")} {
+		if _, err := nc.QueueSubscribe(subject, "q", func(m *nats.Msg) {
+			answer := nats.Msg{Subject: m.Reply, Data: body, Header: nats.Header{bus.HeaderRevision: {"1234567"}}}
+			if err := nc.PublishMsg(&answer); err != nil {
+				b.Error(err)
+			}
+		}); err != nil {
+			b.Fatal(err)
+		}
+	}
+	if err := nc.Flush(); err != nil {
+		b.Fatal(err)
+	}
+}
+
+func startKV(b *testing.B, s *server.Server) {
+	_, store := startService(b, s, memory.Options{}, service.Options{})
+	subjects, err := bus.NewSubjects("kv")
+	if err != nil {
+		b.Fatal(err)
+	}
+	bridge := watchbridge.Start(bustest.Connect(b, s, nats.InProcessServer(s)), store, watchbridge.Options{Subjects: subjects})
+	b.Cleanup(func() {
+		if err := store.Close(); err != nil {
+			b.Error(err)
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		if err := bridge.Wait(ctx); err != nil {
+			b.Error(err)
+		}
+		if lost := bridge.Stats().Lost; lost > 0 {
+			b.Errorf("%d events were lost", lost)
+		}
+	})
+}
+
+// A bucket is a JetStream key-value bucket, seen from each connection.
+type bucket map[*nats.Conn]jetstream.KeyValue
+
+func startBucket(b *testing.B, s *server.Server, conns []*nats.Conn) bucket {
+	buckets := bucket{}
+	for _, nc := range conns {
+		js, err := jetstream.New(nc)
+		if err != nil {
+			b.Fatal(err)
+		}
+		kv, err := js.CreateOrUpdateKeyValue(b.Context(), jetstream.KeyValueConfig{Bucket: "bench", Storage: jetstream.FileStorage})
+		if err != nil {
+			b.Fatal(err)
+		}
+		buckets[nc] = kv
+	}
+	return buckets
+}
+
+func (bucket bucket) get(nc *nats.Conn, i uint64) error {
+	_, err := bucket[nc].Get(context.Background(), benchKey(i))
+	return err
+}
+
+func (bucket bucket) put(nc *nats.Conn, i uint64) error {
+	_, err := bucket[nc].Put(context.Background(), benchKey(i), benchValue)
+	return err
+}

@@ -1,0 +1,155 @@
+package service
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/micro"
+)
+
+// ErrPrefixTaken: another worker serves the prefix with a store of its own.
+var ErrPrefixTaken = errors.New("prefix taken")
+
+// The claim on a prefix, as it travels in the headers of a $SRV.PING and in the
+// metadata of its answers.
+const (
+	claimPrefix  = "kvbus-prefix"
+	claimSince   = "kvbus-claimed-at"
+	claimSettled = "kvbus-settled"
+	claimID      = "kvbus-id"
+)
+
+// A claim makes sure that one worker alone serves a prefix, where each has a
+// store of its own: requests that a queue group spreads over two of them would
+// find half of the keys.
+//
+// A worker that wants a prefix first listens for pings and then sends one; both
+// carry its claim. So of two workers at least one learns of the other, by a
+// ping or by the answer to its own, and whichever way they compare the same two
+// claims: a worker that has settled stays, otherwise the earlier one does. The
+// other one leaves.
+type claim struct {
+	prefix string
+	id     string
+
+	mu    sync.Mutex
+	since int64 // Unix nanoseconds
+	// settled: the worker serves; it heard of no better claim in time.
+	settled bool
+	// lost is the worker with the better claim; nil while there is none.
+	lost *rival
+	// onLost is called once, when the claim is lost after it had settled.
+	onLost func(error)
+}
+
+// A rival is what is known of another worker with a claim on the same prefix.
+type rival struct {
+	settled bool
+	since   int64
+	id      string
+}
+
+func newClaim(prefix, id string, onLost func(error)) *claim {
+	return &claim{prefix: prefix, id: id, since: time.Now().UnixNano(), onLost: onLost}
+}
+
+// describe adds the claim to the fields of a ping or its answer.
+func (c *claim) describe(set func(key, value string)) {
+	set(claimPrefix, c.prefix)
+	set(claimID, c.id)
+	set(claimSince, strconv.FormatInt(c.since, 10))
+	set(claimSettled, strconv.FormatBool(c.settled))
+}
+
+// meet looks at the claim in a ping's header, if there is one, and adds this
+// one to the metadata of the answer.
+func (c *claim) meet(header nats.Header, metadata map[string]string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	// As it was before the two met: the other one compares the same.
+	c.describe(func(key, value string) { metadata[key] = value })
+	c.compare(header.Get)
+}
+
+// compare notes a rival with a better claim. The lock is held.
+func (c *claim) compare(get func(string) string) {
+	if get(claimPrefix) != c.prefix || get(claimID) == c.id {
+		return
+	}
+	since, err := strconv.ParseInt(get(claimSince), 10, 64)
+	if err != nil {
+		return
+	}
+	other := rival{get(claimSettled) == "true", since, get(claimID)}
+	if !other.better(rival{c.settled, c.since, c.id}) || c.lost != nil {
+		return
+	}
+	c.lost = &other
+	if c.settled && c.onLost != nil {
+		go c.onLost(c.err())
+	}
+}
+
+// better reports whether r goes before other.
+func (r rival) better(other rival) bool {
+	if r.settled != other.settled {
+		return r.settled
+	}
+	return cmp.Or(cmp.Compare(r.since, other.since), cmp.Compare(r.id, other.id)) < 0
+}
+
+// settle asks all workers for their claims, waits for the answers, and settles
+// if none is better; otherwise it fails with [ErrPrefixTaken].
+func (c *claim) settle(ctx context.Context, nc *nats.Conn, wait time.Duration) error {
+	ping := nats.NewMsg(fmt.Sprintf("%s.%s.%s", micro.APIPrefix, micro.PingVerb, Name))
+	ping.Reply = nc.NewRespInbox()
+	c.mu.Lock()
+	c.describe(ping.Header.Set)
+	c.mu.Unlock()
+
+	answers, err := nc.Subscribe(ping.Reply, func(m *nats.Msg) {
+		var answer micro.Ping
+		if json.Unmarshal(m.Data, &answer) != nil {
+			return // not a service's answer
+		}
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.compare(func(key string) string { return answer.Metadata[key] })
+	})
+	if err != nil {
+		return err
+	}
+	defer answers.Unsubscribe() //nolint:errcheck // fails only if the connection is gone already
+	if err := nc.PublishMsg(ping); err != nil {
+		return err
+	}
+	if err := flush(ctx, nc); err != nil {
+		return err
+	}
+	select {
+	case <-time.After(wait):
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.lost != nil {
+		return c.err()
+	}
+	c.settled = true
+	return nil
+}
+
+// err says to whom the claim was lost. The lock is held.
+func (c *claim) err() error {
+	return fmt.Errorf("%w: worker %s already serves the prefix %q on this NATS with a store of its own, and two such workers would each have half of the keys; stop it, give this one another prefix (--prefix), or connect it elsewhere (--nats-url)",
+		ErrPrefixTaken, c.lost.id, c.prefix)
+}

@@ -1,0 +1,90 @@
+package service
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/micro"
+)
+
+// Name is the name of the service in the discovery of NATS micro services.
+const Name = "kvbus"
+
+const description = "A key-value service: " + Name
+
+// discovery answers the control subjects of NATS micro services, $SRV.PING,
+// $SRV.INFO and $SRV.STATS, with the types of [micro].
+//
+// The service does without micro.AddService itself: that counts an endpoint's
+// requests and errors when its handler returns, while here a request is
+// answered later, from a queue; and it offers no way to answer, rather than
+// drop, what comes when the queue is full.
+type discovery struct {
+	identity  micro.ServiceIdentity
+	started   time.Time
+	endpoints []*endpoint
+	subs      []*nats.Subscription
+}
+
+// listen subscribes to the control subjects. The claim answers along with PING.
+func (d *discovery) listen(nc *nats.Conn, claim *claim) error {
+	for verb, answer := range map[micro.Verb]func(*nats.Msg) any{
+		micro.PingVerb: func(m *nats.Msg) any {
+			identity := d.identity
+			identity.Metadata = maps.Clone(identity.Metadata)
+			claim.meet(m.Header, identity.Metadata)
+			return micro.Ping{ServiceIdentity: identity, Type: micro.PingResponseType}
+		},
+		micro.InfoVerb:  func(*nats.Msg) any { return d.info() },
+		micro.StatsVerb: func(*nats.Msg) any { return d.stats() },
+	} {
+		for _, address := range [][2]string{{"", ""}, {Name, ""}, {Name, d.identity.ID}} {
+			subject, err := micro.ControlSubject(verb, address[0], address[1])
+			if err != nil {
+				return err
+			}
+			sub, err := nc.Subscribe(subject, func(m *nats.Msg) {
+				body, err := json.Marshal(answer(m))
+				if err == nil && m.Reply != "" {
+					_ = m.Respond(body) // the connection reports its own failures
+				}
+			})
+			if err != nil {
+				return fmt.Errorf("subscribe to %s: %w", subject, err)
+			}
+			d.subs = append(d.subs, sub)
+		}
+	}
+	return nil
+}
+
+// close ends the subscriptions; the service is not found any more.
+func (d *discovery) close() {
+	for _, sub := range d.subs {
+		_ = sub.Unsubscribe() // fails only if the connection is gone already
+	}
+	d.subs = nil
+}
+
+func (d *discovery) info() micro.Info {
+	info := micro.Info{ServiceIdentity: d.identity, Type: micro.InfoResponseType, Description: description}
+	for _, e := range d.endpoints {
+		info.Endpoints = append(info.Endpoints, micro.EndpointInfo{
+			Name: e.name, Subject: e.subject, QueueGroup: micro.DefaultQueueGroup, Metadata: e.metadata,
+		})
+	}
+	return info
+}
+
+func (d *discovery) stats() micro.Stats {
+	stats := micro.Stats{ServiceIdentity: d.identity, Type: micro.StatsResponseType, Started: d.started}
+	for _, e := range d.endpoints {
+		s := e.stats.snapshot()
+		s.Name, s.Subject, s.QueueGroup = e.name, e.subject, micro.DefaultQueueGroup
+		stats.Endpoints = append(stats.Endpoints, &s)
+	}
+	return stats
+}

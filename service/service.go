@@ -1,0 +1,243 @@
+// Package service answers requests for a [kv.Store] on a NATS connection. It is
+// a NATS micro service named kvbus: the nats command lists it with "nats micro
+// ls" and shows what its endpoints do with "nats micro stats".
+//
+// # Order and queues
+//
+// Each operation has a queue, which its subscriptions fill and a worker of its
+// own empties: commands of one connection on one operation take effect in the
+// order in which they were sent. Keys, scan and replay, which may take long and
+// change nothing, have several workers. A queue is bounded; a request that
+// finds it full is answered "overloaded" at once.
+//
+// # Failures
+//
+// A request that makes the store panic is answered "internal"; the log has the
+// details, and no other request is harmed. An answer that the bus does not
+// carry becomes the error "value_too_large".
+//
+// # Exclusive stores
+//
+// Where the store is not shared with other workers, [Start] makes sure that no
+// other such worker serves the same prefix, and fails with [ErrPrefixTaken] if
+// one does.
+//
+// # Shutdown
+//
+// [Service.Stop] takes no more requests, answers those that were taken, and
+// returns when all is answered, or when its context ends.
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/micro"
+	"github.com/nats-io/nuid"
+
+	"kvbus/bus"
+	"kvbus/kv"
+)
+
+// Defaults of [Options].
+const (
+	DefaultMaxPending      = 4096
+	DefaultMaxPendingBytes = 64 << 20
+	DefaultClaimWait       = 300 * time.Millisecond
+)
+
+// flushTimeout is how long a round trip to the server may take.
+const flushTimeout = 5 * time.Second
+
+// Options configure a service. The zero value means the defaults.
+type Options struct {
+	// Subjects are those to serve; the default is [bus.DefaultPrefix].
+	Subjects bus.Subjects
+	// WorkerName tells this worker from others for people.
+	WorkerName string
+	// Version is the version of the program, a semantic version.
+	Version string
+	// MaxPending and MaxPendingBytes bound each operation's queue, by requests
+	// and by the bytes of their messages. A worker holds at most as many again,
+	// which it has taken from the queue.
+	MaxPending      int
+	MaxPendingBytes int
+	// ClaimWait is how long a worker with a store of its own waits to hear of
+	// another one on the same prefix.
+	ClaimWait time.Duration
+	// OnLost is called, once and from a goroutine of its own, if another
+	// worker turns out to serve the same prefix while this one does. The
+	// service goes on until it is stopped, which is what OnLost should bring
+	// about.
+	OnLost func(error)
+	// Logger gets what goes wrong; the default discards it.
+	Logger *slog.Logger
+}
+
+// A Service answers requests until it is stopped.
+type Service struct {
+	nc       *nats.Conn
+	store    kv.Store
+	opts     Options
+	subjects bus.Subjects
+	logger   *slog.Logger
+
+	discovery discovery
+	claim     *claim
+	lanes     []*lane
+	workers   sync.WaitGroup
+}
+
+// Start serves store on nc. It returns once requests are taken. The connection
+// and the store stay the caller's, who closes them after Stop.
+func Start(ctx context.Context, nc *nats.Conn, store kv.Store, opts Options) (*Service, error) {
+	s, err := newService(nc, store, opts)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.start(ctx); err != nil {
+		s.abandon()
+		return nil, err
+	}
+	return s, nil
+}
+
+func newService(nc *nats.Conn, store kv.Store, opts Options) (*Service, error) {
+	if opts.MaxPending == 0 {
+		opts.MaxPending = DefaultMaxPending
+	}
+	if opts.MaxPendingBytes == 0 {
+		opts.MaxPendingBytes = DefaultMaxPendingBytes
+	}
+	if opts.ClaimWait == 0 {
+		opts.ClaimWait = DefaultClaimWait
+	}
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	if opts.Subjects == (bus.Subjects{}) {
+		var err error
+		if opts.Subjects, err = bus.NewSubjects(bus.DefaultPrefix); err != nil {
+			return nil, err
+		}
+	}
+	s := &Service{
+		nc:       nc,
+		store:    store,
+		opts:     opts,
+		subjects: opts.Subjects,
+		logger:   opts.Logger,
+	}
+	id := nuid.Next()
+	s.claim = newClaim(s.subjects.Prefix(), id, opts.OnLost)
+	s.discovery = discovery{
+		identity: micro.ServiceIdentity{
+			Name: Name, ID: id, Version: opts.Version,
+			Metadata: map[string]string{"prefix": s.subjects.Prefix(), "worker": opts.WorkerName},
+		},
+		started: time.Now().UTC(),
+	}
+	for _, op := range bus.Ops() {
+		lane := s.newLane(op)
+		s.lanes = append(s.lanes, lane)
+		s.discovery.endpoints = append(s.discovery.endpoints, lane.endpoints...)
+	}
+	return s, nil
+}
+
+func (s *Service) start(ctx context.Context) error {
+	info, err := s.store.Info(ctx)
+	if err != nil {
+		return fmt.Errorf("ask the store what it is: %w", err)
+	}
+	s.discovery.identity.Metadata["store"] = info.Store
+	if err := s.discovery.listen(s.nc, s.claim); err != nil {
+		return err
+	}
+	if !info.Clustered {
+		if err := s.claim.settle(ctx, s.nc, s.opts.ClaimWait); err != nil {
+			return err
+		}
+	}
+	for _, l := range s.lanes {
+		l.start()
+		for _, e := range l.endpoints {
+			if err := e.subscribe(); err != nil {
+				return fmt.Errorf("subscribe to %s: %w", e.subject, err)
+			}
+		}
+	}
+	if err := flush(ctx, s.nc); err != nil {
+		return fmt.Errorf("subscribe: %w", err)
+	}
+	return nil
+}
+
+// flush makes a round trip to the server.
+func flush(ctx context.Context, nc *nats.Conn) error {
+	ctx, cancel := context.WithTimeout(ctx, flushTimeout)
+	defer cancel()
+	return nc.FlushWithContext(ctx)
+}
+
+// abandon undoes a start that failed half way.
+func (s *Service) abandon() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if err := s.Stop(ctx); err != nil {
+		s.logger.Warn("could not undo the start of the service", "error", err)
+	}
+}
+
+// ID returns the id of this worker in the discovery of services.
+func (s *Service) ID() string { return s.discovery.identity.ID }
+
+// Stats returns what the endpoints did so far.
+func (s *Service) Stats() micro.Stats { return s.discovery.stats() }
+
+// Reclaim compares this worker's claim on its prefix with those of others
+// again, which is due after the connection was away. [Options.OnLost] is called
+// if the claim is lost.
+func (s *Service) Reclaim(ctx context.Context) error {
+	err := s.claim.settle(ctx, s.nc, s.opts.ClaimWait)
+	if errors.Is(err, ErrPrefixTaken) {
+		return nil // told by OnLost
+	}
+	return err
+}
+
+// Stop takes no more requests, answers those that were taken, and returns then.
+// If ctx ends earlier, its error is returned, and what is not yet answered may
+// stay so. Stop must be called once at most.
+func (s *Service) Stop(ctx context.Context) error {
+	s.discovery.close()
+	var drained sync.WaitGroup
+	for _, l := range s.lanes {
+		for _, e := range l.endpoints {
+			e.drain(&drained)
+		}
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		drained.Wait()
+		for _, l := range s.lanes {
+			l.queue.close()
+		}
+		s.workers.Wait()
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+		return fmt.Errorf("requests are still unanswered: %w", ctx.Err())
+	}
+	if err := flush(ctx, s.nc); err != nil && !s.nc.IsClosed() {
+		return fmt.Errorf("send the last answers: %w", err)
+	}
+	return nil
+}
