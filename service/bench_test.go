@@ -139,7 +139,12 @@ func startKV(b *testing.B, s *server.Server) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	bridge := watchbridge.Start(bustest.Connect(b, s, nats.InProcessServer(s)), store, watchbridge.Options{Subjects: subjects})
+	bridge := watchbridge.Start(store, watchbridge.Options{
+		Dial: func(context.Context) (*nats.Conn, error) {
+			return nats.Connect("", nats.InProcessServer(s), nats.NoReconnect())
+		},
+		Subjects: subjects,
+	})
 	b.Cleanup(func() {
 		if err := store.Close(); err != nil {
 			b.Error(err)

@@ -1,0 +1,303 @@
+// Package watchbridge publishes what happens in a store on the bus: every
+// mutation, in revision order, on the events subject of its key.
+//
+// # Ordering and completeness
+//
+// The bridge reads a store's events from its ring and publishes them one after
+// the other. What was published counts once the server has confirmed it with a
+// round trip. A connection that breaks is never used again: the bridge makes a
+// new one and goes on after the last confirmed event. So no event is left out
+// or overtakes another as long as the store's ring holds what could not be
+// published. An event may come twice after a connection broke, which its
+// revision shows.
+//
+// An event that the ring has dropped before it could be published is lost to
+// subscribers. They see a gap in the revisions; the log has a line, and
+// [Bridge.Stats] a count.
+//
+// # Slow servers
+//
+// Nothing waits for the bridge: commands go on while it is behind, and what it
+// has yet to publish takes no memory beyond the ring's bounds.
+//
+// # Shutdown
+//
+// Close the store; the bridge publishes what is due, and [Bridge.Wait] returns.
+package watchbridge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"kvbus/bus"
+	"kvbus/kv"
+)
+
+const (
+	// confirmDelay is how long after a publication the bridge asks the server
+	// for a confirmation: the time in which more of them gather behind one
+	// round trip.
+	confirmDelay = 50 * time.Millisecond
+	// confirmTimeout is how long it waits for the answer.
+	confirmTimeout = 5 * time.Second
+	// retryDelay is the pause after a failure.
+	retryDelay = 100 * time.Millisecond
+)
+
+// A Source is a store whose events are published.
+type Source interface {
+	Watch(ctx context.Context, opts kv.WatchOptions) iter.Seq2[kv.Event, error]
+	Info(ctx context.Context) (kv.Info, error)
+}
+
+// Options configure a bridge.
+type Options struct {
+	// Dial makes a connection to publish on, which the bridge closes. It must
+	// not reconnect by itself ([nats.NoReconnect]): events would go on it in
+	// which those that the old connection lost are missing.
+	Dial func(ctx context.Context) (*nats.Conn, error)
+	// Subjects are those to publish on.
+	Subjects bus.Subjects
+	// After is the revision after which to start.
+	After uint64
+	// Logger gets what goes wrong; the default discards it.
+	Logger *slog.Logger
+}
+
+// A Bridge publishes events until its source is closed.
+type Bridge struct {
+	source Source
+	opts   Options
+	logger *slog.Logger
+
+	encoder   bus.Encoder
+	position  atomic.Uint64 // revision of the last event that was handed over, or is lost
+	confirmed atomic.Uint64 // revision of the last event that the server has, or is lost
+	published atomic.Uint64
+	lost      atomic.Uint64
+
+	pending chan struct{} // something was published and is to be confirmed
+	cancel  context.CancelFunc
+	done    chan struct{}
+}
+
+// Stats counts what a bridge did.
+type Stats struct {
+	// Published counts events handed to the connection, repeated ones too.
+	Published uint64
+	// Lost counts events that could not be published before they were dropped.
+	Lost uint64
+	// Revision is that of the last event that the server has confirmed.
+	Revision uint64
+}
+
+// Start publishes the events of source.
+func Start(source Source, opts Options) *Bridge {
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	b := &Bridge{
+		source:  source,
+		opts:    opts,
+		logger:  opts.Logger,
+		pending: make(chan struct{}, 1),
+		cancel:  cancel,
+		done:    make(chan struct{}),
+	}
+	b.confirmed.Store(opts.After)
+	go b.run(ctx)
+	return b
+}
+
+// Stats returns the counts so far.
+func (b *Bridge) Stats() Stats {
+	return Stats{Published: b.published.Load(), Lost: b.lost.Load(), Revision: b.confirmed.Load()}
+}
+
+// Wait returns when the source is closed and all its events are published. If
+// ctx ends earlier, the bridge stops and the error says how many were not.
+func (b *Bridge) Wait(ctx context.Context) error {
+	select {
+	case <-b.done:
+		return nil
+	case <-ctx.Done():
+	}
+	b.cancel()
+	<-b.done
+	return fmt.Errorf("events after revision %d may be unpublished: %w", b.confirmed.Load(), ctx.Err())
+}
+
+// run publishes, session by session, each on a connection of its own.
+func (b *Bridge) run(ctx context.Context) {
+	defer close(b.done)
+	defer b.cancel()
+	for {
+		err := b.session(ctx)
+		if errors.Is(err, kv.ErrClosed) || ctx.Err() != nil {
+			return
+		}
+		b.logger.Warn("publishing events was interrupted", "error", err, "confirmed_revision", b.confirmed.Load())
+		select {
+		case <-time.After(retryDelay):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// session publishes on one connection until that breaks, or the source ends,
+// which is [kv.ErrClosed].
+func (b *Bridge) session(ctx context.Context) error {
+	nc, err := b.opts.Dial(ctx)
+	if err != nil {
+		return err
+	}
+	ctx, end := context.WithCancelCause(ctx)
+	var confirmer sync.WaitGroup
+	defer confirmer.Wait()
+	// Closing the connection frees a publication that is stuck in it.
+	closed := context.AfterFunc(ctx, nc.Close)
+	defer func() {
+		end(nil)
+		if closed() {
+			nc.Close()
+		}
+	}()
+
+	b.position.Store(b.confirmed.Load())
+	confirmer.Go(func() { b.confirmAll(ctx, nc, end) })
+	err = b.publishAll(ctx, nc)
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	if errors.Is(err, kv.ErrClosed) && b.confirmed.Load() != b.position.Load() {
+		if err := b.confirm(ctx, nc); err != nil {
+			return err
+		}
+	}
+	return err
+}
+
+// publishAll publishes what comes after the last confirmed event, until the
+// source or the connection fails.
+func (b *Bridge) publishAll(ctx context.Context, nc *nats.Conn) error {
+	for event, err := range b.source.Watch(ctx, kv.WatchOptions{Start: kv.After(b.confirmed.Load())}) {
+		if lag, ok := errors.AsType[*kv.LagError](err); ok {
+			b.lose(lag.First, lag.Last)
+			continue
+		}
+		if errors.Is(err, kv.ErrCompacted) {
+			return b.skip(ctx)
+		}
+		if err != nil {
+			return err
+		}
+		if err := b.publish(nc, event); err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+func (b *Bridge) publish(nc *nats.Conn, event kv.Event) error {
+	switch err := nc.PublishMsg(b.encoder.Event(b.opts.Subjects, event)); {
+	case errors.Is(err, nats.ErrMaxPayload):
+		b.lost.Add(1)
+		b.logLost(event.Revision, event.Revision, "the event is larger than what the bus carries")
+	case err != nil:
+		return err
+	default:
+		b.published.Add(1)
+	}
+	b.position.Store(event.Revision)
+	select {
+	case b.pending <- struct{}{}:
+	default:
+	}
+	return nil
+}
+
+// skip goes on from the oldest event that is still there; those before it are
+// lost.
+func (b *Bridge) skip(ctx context.Context) error {
+	info, err := b.source.Info(ctx)
+	if err != nil {
+		return err
+	}
+	b.lose(b.confirmed.Load()+1, info.OldestRevision-1)
+	return kv.ErrCompacted
+}
+
+// lose accounts for events that the ring has dropped: there is no way back to
+// them, nor to those before.
+func (b *Bridge) lose(first, last uint64) {
+	b.lost.Add(last - first + 1)
+	b.position.Store(last)
+	b.raise(last)
+	b.logLost(first, last, "the bus could not take them before the ring of recent events dropped them")
+}
+
+func (b *Bridge) logLost(first, last uint64, reason string) {
+	b.logger.Error("events were not published; watchers see a gap", "first_revision", first, "last_revision", last, "reason", reason)
+}
+
+// raise sets the confirmed revision, which never falls.
+func (b *Bridge) raise(revision uint64) {
+	for {
+		old := b.confirmed.Load()
+		if revision <= old || b.confirmed.CompareAndSwap(old, revision) {
+			return
+		}
+	}
+}
+
+// confirmAll asks the server, from time to time, whether it has what was
+// published, and ends the session when it can't be known.
+func (b *Bridge) confirmAll(ctx context.Context, nc *nats.Conn, end context.CancelCauseFunc) {
+	broken := nc.StatusChanged(nats.CLOSED)
+	var due <-chan time.Time
+	for {
+		select {
+		case <-b.pending:
+			if due == nil {
+				due = time.After(confirmDelay)
+			}
+		case <-due:
+			due = nil
+			if err := b.confirm(ctx, nc); err != nil {
+				end(err)
+				return
+			}
+		case <-broken:
+			end(errBroken)
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// errBroken ends the session of a connection that broke.
+var errBroken = errors.New("the connection broke")
+
+// confirm makes a round trip to the server, which then has all that was
+// published before.
+func (b *Bridge) confirm(ctx context.Context, nc *nats.Conn) error {
+	revision := b.position.Load()
+	ctx, cancel := context.WithTimeout(ctx, confirmTimeout)
+	defer cancel()
+	if err := nc.FlushWithContext(ctx); err != nil {
+		return err
+	}
+	b.raise(revision)
+	return nil
+}

@@ -1,0 +1,205 @@
+package watchbridge_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+
+	"kvbus/bus"
+	"kvbus/bus/bustest"
+	"kvbus/kv"
+	"kvbus/kv/memory"
+	"kvbus/watchbridge"
+)
+
+const patience = 10 * time.Second
+
+// A stage is a store, a bridge to a server by way of a proxy, and a subscriber
+// on that server.
+type stage struct {
+	server   *server.Server
+	store    *memory.Store
+	handle   kv.Handle
+	bridge   *watchbridge.Bridge
+	proxy    *bustest.Proxy
+	subjects bus.Subjects
+	events   *nats.Subscription
+}
+
+func start(t *testing.T, opts memory.Options) *stage {
+	t.Helper()
+	s := bustest.StartServer(t, server.Options{})
+	subjects, err := bus.NewSubjects("kv")
+	if err != nil {
+		t.Fatal(err)
+	}
+	st := &stage{server: s, store: memory.New(opts), proxy: bustest.StartProxy(t, s.Addr().String()), subjects: subjects}
+	t.Cleanup(func() { st.store.Close() })
+	st.handle = kv.Of(st.store)
+	listener := bustest.Connect(t, s)
+	if st.events, err = listener.SubscribeSync(subjects.EventPattern(kv.Filter{})); err != nil {
+		t.Fatal(err)
+	}
+	if err := listener.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	st.bridge = watchbridge.Start(st.store, watchbridge.Options{
+		Dial: func(context.Context) (*nats.Conn, error) {
+			return nats.Connect(st.proxy.URL(), nats.NoReconnect())
+		},
+		Subjects: subjects,
+	})
+	return st
+}
+
+func (st *stage) next(t *testing.T) kv.Event {
+	t.Helper()
+	m, err := st.events.NextMsg(patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	event, err := st.subjects.DecodeEvent(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return event
+}
+
+func (st *stage) set(t *testing.T, key, value string, opts ...kv.WriteOption) {
+	t.Helper()
+	if _, err := st.handle.Set(t.Context(), key, value, opts...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// finish closes the store and waits for the bridge.
+func (st *stage) finish(t *testing.T) {
+	t.Helper()
+	st.store.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := st.bridge.Wait(ctx); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestEveryMutation(t *testing.T) {
+	st := start(t, memory.Options{})
+	st.set(t, "a..b", "1")
+	st.set(t, "short", "2", kv.WithTTL(time.Millisecond))
+	want := []struct {
+		kind     kv.EventKind
+		key      string
+		previous uint64
+	}{
+		{kv.EventSet, "a..b", 0},
+		{kv.EventSet, "short", 0},
+		{kv.EventExpire, "short", 2},
+		{kv.EventTouch, "a..b", 1},
+		{kv.EventDelete, "a..b", 4},
+	}
+	for i, w := range want {
+		switch w.kind {
+		case kv.EventTouch:
+			if _, err := st.handle.Touch(t.Context(), w.key, time.Hour); err != nil {
+				t.Fatal(err)
+			}
+		case kv.EventDelete:
+			if _, err := st.handle.Delete(t.Context(), w.key); err != nil {
+				t.Fatal(err)
+			}
+		}
+		event := st.next(t)
+		if event.Kind != w.kind || event.Key != w.key || event.Revision != uint64(i+1) || event.PreviousRevision != w.previous {
+			t.Errorf("event %d is %+v, want %+v", i+1, event, w)
+		}
+	}
+	st.finish(t)
+	if stats := st.bridge.Stats(); stats != (watchbridge.Stats{Published: 5, Revision: 5}) {
+		t.Errorf("the counts are %+v", stats)
+	}
+}
+
+// Connections that break at any moment leave no event out and change no order.
+func TestBrokenConnections(t *testing.T) {
+	st := start(t, memory.Options{})
+	const events = 3000
+	for i := range events {
+		st.set(t, fmt.Sprint("k", i%7), strconv.Itoa(i))
+		if i%500 == 250 {
+			st.proxy.Cut()
+		}
+	}
+	next := uint64(1)
+	for next <= events {
+		event := st.next(t)
+		if event.Revision > next {
+			t.Fatalf("revision %d came before %d", event.Revision, next)
+		}
+		if event.Revision == next {
+			if want := strconv.Itoa(int(next - 1)); event.Value != want {
+				t.Fatalf("revision %d has value %q, want %q", next, event.Value, want)
+			}
+			next++
+		}
+	}
+	st.finish(t)
+	if stats := st.bridge.Stats(); stats.Lost != 0 || stats.Revision != events {
+		t.Errorf("the counts are %+v", stats)
+	}
+}
+
+// What the ring can't hold while the bus is away is a gap that is counted; the
+// bridge goes on after it.
+func TestBusAwayForTooLong(t *testing.T) {
+	st := start(t, memory.Options{ReplayEvents: 10})
+	st.set(t, "k", "before")
+	if event := st.next(t); event.Value != "before" {
+		t.Fatalf("the first event is %+v", event)
+	}
+	waitFor(t, func() bool { return st.bridge.Stats().Revision == 1 })
+
+	st.proxy.Redirect("127.0.0.1:1") // nobody is there
+	for i := range 100 {
+		st.set(t, "k", strconv.Itoa(i))
+	}
+	st.proxy.Redirect(st.server.Addr().String())
+	for revision := uint64(92); revision <= 101; revision++ {
+		if event := st.next(t); event.Revision != revision {
+			t.Fatalf("revision %d came, want %d", event.Revision, revision)
+		}
+	}
+	st.finish(t)
+	if stats := st.bridge.Stats(); stats.Lost != 90 || stats.Revision != 101 {
+		t.Errorf("the counts are %+v", stats)
+	}
+}
+
+func waitFor(t *testing.T, condition func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(patience)
+	for !condition() {
+		if time.Now().After(deadline) {
+			t.Fatal("it does not happen")
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func TestWaitGivesUpInTime(t *testing.T) {
+	st := start(t, memory.Options{})
+	st.proxy.Redirect("127.0.0.1:1") // nobody is there
+	st.set(t, "k", "unheard")
+	st.store.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
+	defer cancel()
+	if err := st.bridge.Wait(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a wait without a bus returns %v", err)
+	}
+}
