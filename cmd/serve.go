@@ -1,14 +1,9 @@
 package cmd
 
 import (
-	"context"
-	"errors"
-	"log/slog"
 	"os"
 
 	"github.com/spf13/cobra"
-
-	"kvbus/config"
 )
 
 func (a *app) serveCommand() *cobra.Command {
@@ -56,10 +51,4 @@ func hostName() string {
 		return "kvbus"
 	}
 	return name
-}
-
-// run is a worker's life: it returns nil when ctx was cancelled and everything
-// has stopped.
-func run(ctx context.Context, cfg config.Config, logger *slog.Logger) error {
-	return errors.New("serve: not wired")
 }

@@ -65,6 +65,15 @@ func readBuild() build {
 	return b
 }
 
+// semantic returns the version as NATS services must have it: a semantic
+// version, without the v that Go puts before it.
+func (b build) semantic() string {
+	if version, ok := strings.CutPrefix(b.Version, "v"); ok {
+		return version
+	}
+	return "0.0.0-devel"
+}
+
 // String returns one line for people.
 func (b build) String() string {
 	var s strings.Builder

@@ -13,7 +13,7 @@ import (
 // Name is the name of the service in the discovery of NATS micro services.
 const Name = "kvbus"
 
-const description = "A key-value service: " + Name
+const description = "A key-value service on the bus: get, set, compare-and-swap, counters, deadlines, events"
 
 // discovery answers the control subjects of NATS micro services, $SRV.PING,
 // $SRV.INFO and $SRV.STATS, with the types of [micro].

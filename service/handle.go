@@ -18,7 +18,7 @@ const headerRoom = 4 << 10
 
 // MaxPayload returns the max_payload that a server needs for values of up to
 // size bytes in every request and answer: a compare-and-swap carries two.
-func MaxPayload(size int64) int64 { return 2*size + headerRoom }
+func MaxPayload(size int) int { return 2*size + headerRoom }
 
 // handle carries out one request. It returns the answer, which is to be sent
 // before the next request is handled; with an error it is the one that tells of

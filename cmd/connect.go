@@ -1,0 +1,126 @@
+package cmd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/synadia-io/orbit.go/natscontext"
+
+	"kvbus/bus/embedded"
+	"kvbus/config"
+)
+
+const (
+	// connectTimeout is how long one attempt to connect may take.
+	connectTimeout = 5 * time.Second
+	// retryDelay is the pause between attempts to connect for the first time.
+	retryDelay = 2 * time.Second
+)
+
+// A connector makes connections to the server that a worker uses, its own or
+// somebody else's. What happens to them is in the log.
+type connector struct {
+	settings config.NATS
+	name     string
+	server   *embedded.Server // nil for somebody else's
+	logger   *slog.Logger
+}
+
+// connect makes a connection for a purpose, which its name tells the operator
+// of the server. It waits for a server that can't be reached yet until ctx ends.
+func (c *connector) connect(ctx context.Context, purpose string, extra ...nats.Option) (*nats.Conn, error) {
+	opts, err := c.options(purpose)
+	if err != nil {
+		return nil, err
+	}
+	opts = append(opts, extra...)
+	for {
+		nc, err := c.attempt(opts)
+		if !errors.Is(err, nats.ErrNoServers) && !errors.Is(err, nats.ErrTimeout) {
+			return nc, err
+		}
+		c.logger.Warn("waiting for NATS", "error", err, "retry_in", retryDelay)
+		select {
+		case <-time.After(retryDelay):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+func (c *connector) attempt(opts []nats.Option) (*nats.Conn, error) {
+	switch {
+	case c.server != nil:
+		return c.server.Connect(opts...)
+	case c.settings.Context != "":
+		nc, _, err := natscontext.Connect(c.settings.Context, opts...)
+		if err != nil {
+			return nil, fmt.Errorf("connect by the context %q: %w", c.settings.Context, err)
+		}
+		return nc, nil
+	default:
+		nc, err := nats.Connect(string(c.settings.URL), opts...)
+		if err != nil {
+			return nil, fmt.Errorf("connect to %v: %w", c.settings.URL, err)
+		}
+		return nc, nil
+	}
+}
+
+func (c *connector) options(purpose string) ([]nats.Option, error) {
+	logger := c.logger.With("connection", purpose)
+	opts := []nats.Option{
+		nats.Name(c.name + " " + purpose),
+		nats.Timeout(connectTimeout),
+		// What can't be sent now must fail now: an answer would be too late, and
+		// events are held by the store.
+		nats.ReconnectBufSize(-1),
+		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
+			if err != nil {
+				logger.Warn("disconnected from NATS", "error", err)
+			}
+		}),
+		nats.ErrorHandler(func(_ *nats.Conn, sub *nats.Subscription, err error) {
+			attrs := []any{"error", err}
+			if sub != nil {
+				attrs = append(attrs, "subject", sub.Subject)
+			}
+			logger.Error("NATS reports an error", attrs...)
+		}),
+	}
+	credentials, err := c.credentials()
+	if err != nil {
+		return nil, err
+	}
+	return append(opts, credentials...), nil
+}
+
+// credentials returns what the settings say about who connects, and how.
+func (c *connector) credentials() ([]nats.Option, error) {
+	var opts []nats.Option
+	if s := c.settings; s.Creds != "" {
+		opts = append(opts, nats.UserCredentials(s.Creds))
+	} else if s.NKey != "" {
+		nkey, err := nats.NkeyOptionFromSeed(s.NKey)
+		if err != nil {
+			return nil, fmt.Errorf("nkey seed file %s: %w", s.NKey, err)
+		}
+		opts = append(opts, nkey)
+	} else if s.User != "" {
+		opts = append(opts, nats.UserInfo(s.User, string(s.Password)))
+	}
+	if tls := c.settings.TLS; tls != (config.TLS{}) {
+		opts = append(opts, nats.Secure())
+		if tls.CA != "" {
+			opts = append(opts, nats.RootCAs(tls.CA))
+		}
+		if tls.Cert != "" {
+			opts = append(opts, nats.ClientCert(tls.Cert, tls.Key))
+		}
+	}
+	return opts, nil
+}

@@ -1,0 +1,202 @@
+package cmd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"kvbus/bus"
+	"kvbus/bus/embedded"
+	"kvbus/config"
+	"kvbus/kv"
+	"kvbus/kv/memory"
+	"kvbus/service"
+	"kvbus/watchbridge"
+)
+
+// shutdownTimeout is how long the parts of a worker that have nothing more to
+// do may take to stop.
+const shutdownTimeout = 5 * time.Second
+
+// A worker is everything that kvbus serve runs, from the server, if it has one
+// of its own, up to the service. Parts that were not started are nil.
+type worker struct {
+	cfg    config.Config
+	logger *slog.Logger
+
+	server   *embedded.Server
+	requests *nats.Conn
+	store    kv.Store
+	bridge   *watchbridge.Bridge
+	service  *service.Service
+
+	// failed gets why the worker can't go on.
+	failed chan error
+}
+
+// run is a worker's life: it returns nil when ctx was cancelled and everything
+// has stopped.
+func run(ctx context.Context, cfg config.Config, logger *slog.Logger) error {
+	w := &worker{cfg: cfg, logger: logger, failed: make(chan error, 1)}
+	err := w.start(ctx)
+	if err == nil {
+		select {
+		case <-ctx.Done():
+			logger.Info("stopping", "reason", context.Cause(ctx))
+		case err = <-w.failed:
+		}
+	} else if ctx.Err() != nil {
+		err = nil // told to stop while it started
+	}
+	// The drain has a bound of its own, beyond the end of ctx.
+	if stopErr := w.stop(context.WithoutCancel(ctx)); err == nil {
+		err = stopErr
+	}
+	if err == nil {
+		logger.Info("stopped")
+	}
+	return err
+}
+
+// start starts the parts, each on the ones before it.
+func (w *worker) start(ctx context.Context) (err error) {
+	subjects, err := bus.NewSubjects(w.cfg.Bus.Prefix)
+	if err != nil {
+		return err
+	}
+	if !w.cfg.NATS.External() {
+		if w.server, err = w.startServer(ctx); err != nil {
+			return err
+		}
+	}
+	connector := connector{settings: w.cfg.NATS, name: "kvbus " + w.cfg.Name, server: w.server, logger: w.logger}
+	// A connection that comes back may be to a server on which another worker
+	// has taken the prefix since.
+	reconnected := make(chan struct{}, 1)
+	w.requests, err = connector.connect(ctx, "requests", nats.MaxReconnects(-1), nats.ReconnectHandler(func(nc *nats.Conn) {
+		w.logger.Info("reconnected to NATS", "server", nc.ConnectedUrlRedacted())
+		select {
+		case reconnected <- struct{}{}:
+		default:
+		}
+	}))
+	if err != nil {
+		return err
+	}
+
+	w.store = memory.New(memory.Options{
+		Limits: kv.Limits{
+			MaxKeys:      int64(w.cfg.Store.MaxKeys),
+			MaxValueSize: int64(w.cfg.Store.MaxValueSize),
+			MaxBytes:     int64(w.cfg.Store.MaxBytes),
+		},
+		ReplayEvents: w.cfg.Store.Replay.MaxEvents,
+		ReplayBytes:  int64(w.cfg.Store.Replay.MaxBytes),
+	})
+	w.bridge = watchbridge.Start(w.store, watchbridge.Options{
+		Dial: func(ctx context.Context) (*nats.Conn, error) {
+			return connector.connect(ctx, "events", nats.NoReconnect())
+		},
+		Subjects: subjects,
+		Logger:   w.logger,
+	})
+	w.service, err = service.Start(ctx, w.requests, w.store, service.Options{
+		Subjects:        subjects,
+		WorkerName:      w.cfg.Name,
+		Version:         readBuild().semantic(),
+		MaxPending:      w.cfg.Service.MaxPending,
+		MaxPendingBytes: int(w.cfg.Service.MaxPendingBytes),
+		OnLost:          w.fail,
+		Logger:          w.logger,
+	})
+	if err != nil {
+		return err
+	}
+	go w.reclaim(ctx, reconnected)
+	return w.announce(ctx)
+}
+
+func (w *worker) startServer(ctx context.Context) (*embedded.Server, error) {
+	listen := w.cfg.NATS.Listen
+	if w.cfg.NATS.Config != "" && listen == config.Default().NATS.Listen {
+		listen = "" // the file's own address holds
+	}
+	return embedded.Start(ctx, embedded.Options{
+		ServerName: w.cfg.Name,
+		Listen:     listen,
+		ConfigFile: w.cfg.NATS.Config,
+		MaxPayload: service.MaxPayload(int(w.cfg.Store.MaxValueSize)),
+		Logger:     w.logger,
+	})
+}
+
+// reclaim checks the claim on the prefix each time the connection came back.
+func (w *worker) reclaim(ctx context.Context, reconnected <-chan struct{}) {
+	for {
+		select {
+		case <-reconnected:
+			if err := w.service.Reclaim(ctx); err != nil && ctx.Err() == nil {
+				w.logger.Warn("could not look for other workers on the prefix", "error", err)
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// announce says, in one line, what an operator wants to know first.
+func (w *worker) announce(ctx context.Context) error {
+	info, err := w.store.Info(ctx)
+	if err != nil {
+		return err
+	}
+	attrs := []any{"nats", w.requests.ConnectedUrlRedacted()}
+	if w.server != nil {
+		attrs = []any{"listen", w.server.ClientURL()}
+	}
+	survives := "nothing: the store is in memory and ends with this process"
+	attrs = append(attrs, "prefix", w.cfg.Bus.Prefix, "store", info.Store, "restart_keeps", survives)
+	w.logger.Info("serving", attrs...)
+	return nil
+}
+
+// fail ends the worker because of err.
+func (w *worker) fail(err error) {
+	select {
+	case w.failed <- err:
+	default: // it is ending already
+	}
+}
+
+// stop stops the parts in the order of their duties: no more requests, answers
+// to those that were taken, the events that are due, and then the rest.
+func (w *worker) stop(ctx context.Context) error {
+	drain, cancel := context.WithTimeout(ctx, w.cfg.Service.DrainTimeout)
+	defer cancel()
+	var errs []error
+	if w.service != nil {
+		errs = append(errs, w.service.Stop(drain))
+	}
+	if w.store != nil {
+		errs = append(errs, w.store.Close())
+	}
+	if w.bridge != nil {
+		errs = append(errs, w.bridge.Wait(drain))
+	}
+	if w.requests != nil {
+		w.requests.Close()
+	}
+	if w.server != nil {
+		shutdown, cancel := context.WithTimeout(ctx, shutdownTimeout)
+		defer cancel()
+		errs = append(errs, w.server.Shutdown(shutdown))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("stop: %w", err)
+	}
+	return nil
+}
