@@ -1,0 +1,213 @@
+package kv_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"kvbus/kv"
+	"kvbus/kv/kvtest"
+)
+
+func newHandle(t *testing.T) kv.Handle {
+	t.Helper()
+	store := kvtest.NewModelStore(kvtest.Options{Limits: kv.DefaultLimits()})
+	t.Cleanup(func() { store.Close() })
+	return kv.Of(store)
+}
+
+// spy keeps the last command that it was given.
+type spy struct {
+	kv.Store
+	cmd kv.Command
+	err error
+}
+
+func (s *spy) Do(_ context.Context, cmd kv.Command) (kv.Result, error) {
+	s.cmd = cmd
+	return kv.Result{Applied: true, Revision: 7, Number: 5}, s.err
+}
+
+func TestHandleCommands(t *testing.T) {
+	ctx, s := t.Context(), &spy{}
+	h := kv.Of(s)
+	for _, c := range []struct {
+		want kv.Command
+		call func() (any, error)
+		give any
+	}{
+		{kv.Command{Op: kv.OpSet, Key: "k", Value: "v"}, func() (any, error) { return h.Set(ctx, "k", "v") }, uint64(7)},
+		{
+			kv.Command{Op: kv.OpSet, Key: "k", Value: "v", TTL: time.Minute, KeepTTL: true, Expect: kv.IfRevision(3)},
+			func() (any, error) {
+				return h.Set(ctx, "k", "v", kv.WithTTL(time.Minute), kv.KeepTTL(), kv.AtRevision(3))
+			},
+			uint64(7),
+		},
+		{kv.Command{Op: kv.OpSet, Key: "k", TTL: -1}, func() (any, error) { return h.Set(ctx, "k", "", kv.WithTTL(0)) }, uint64(7)},
+		{kv.Command{Op: kv.OpIncrement, Key: "k", Delta: -2}, func() (any, error) { return h.Increment(ctx, "k", -2) }, int64(5)},
+		{kv.Command{Op: kv.OpDelete, Key: "k"}, func() (any, error) { return h.Delete(ctx, "k") }, true},
+		{
+			kv.Command{Op: kv.OpDelete, Key: "k", Expect: kv.IfRevision(0)},
+			func() (any, error) { return h.Delete(ctx, "k", kv.AtRevision(0)) }, true,
+		},
+		{kv.Command{Op: kv.OpTouch, Key: "k", TTL: time.Hour}, func() (any, error) { return h.Touch(ctx, "k", time.Hour) }, true},
+		{kv.Command{Op: kv.OpClear, Key: "p"}, func() (any, error) { return h.Clear(ctx, "p") }, int64(5)},
+		{kv.Command{Op: kv.OpSweep}, func() (any, error) { return h.Sweep(ctx) }, int64(5)},
+		{
+			kv.Command{Op: kv.OpSetLimits, Limits: kv.Limits{MaxKeys: 2}},
+			func() (any, error) { return nil, h.SetLimits(ctx, kv.Limits{MaxKeys: 2}) }, nil,
+		},
+		{
+			kv.Command{Op: kv.OpCompareAndSwap, Key: "k", Value: "v", Expect: kv.IfValue("w"), KeepTTL: true},
+			func() (any, error) {
+				swapped, revision, err := h.CompareAndSwap(ctx, "k", kv.IfValue("w"), "v", kv.KeepTTL())
+				return fmt.Sprint(swapped, revision), err
+			},
+			"true 7",
+		},
+	} {
+		if got, err := c.call(); err != nil || s.cmd != c.want || got != c.give {
+			t.Errorf("%v: gave %+v and got %v, %v; want %+v and %v", c.want.Op, s.cmd, got, err, c.want, c.give)
+		}
+		s.err = kv.ErrOverloaded
+		if _, err := c.call(); !errors.Is(err, kv.ErrOverloaded) {
+			t.Errorf("%v: error %v, want %v", c.want.Op, err, s.err)
+		}
+		s.err = nil
+	}
+}
+
+func TestHandleReads(t *testing.T) {
+	ctx, h := t.Context(), newHandle(t)
+	if _, err := h.Set(ctx, "text", "größe", kv.WithTTL(time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.Set(ctx, "bytes", "\xff"); err != nil {
+		t.Fatal(err)
+	}
+	if text, err := h.GetText(ctx, "text"); err != nil || text != "größe" {
+		t.Errorf("text: %q, %v", text, err)
+	}
+	if text, err := h.GetText(ctx, "bytes"); !errors.Is(err, kv.ErrNotText) || text != "" {
+		t.Errorf("text of invalid UTF-8: %q, %v", text, err)
+	}
+	if _, err := h.GetText(ctx, "absent"); !errors.Is(err, kv.ErrNotFound) {
+		t.Errorf("text of an absent key: %v", err)
+	}
+	for key, want := range map[string]bool{"text": true, "absent": false} {
+		if got, err := h.Exists(ctx, key); err != nil || got != want {
+			t.Errorf("exists %q: %v, %v", key, got, err)
+		}
+	}
+	if got, err := h.Exists(ctx, "*"); !errors.Is(err, kv.ErrInvalidKey) || got {
+		t.Errorf("exists of an invalid key: %v, %v", got, err)
+	}
+	if left, never, err := h.TTL(ctx, "text"); err != nil || never || left <= 0 || left > time.Hour {
+		t.Errorf("time left of text: %v, %v, %v", left, never, err)
+	}
+	if left, never, err := h.TTL(ctx, "bytes"); err != nil || !never || left != 0 {
+		t.Errorf("time left of bytes: %v, %v, %v", left, never, err)
+	}
+	if left, never, err := h.TTL(ctx, "absent"); !errors.Is(err, kv.ErrNotFound) || never || left != 0 {
+		t.Errorf("time left of an absent key: %v, %v, %v", left, never, err)
+	}
+	if keys, err := h.Keys(ctx, ""); err != nil || !slices.Equal(keys, []string{"bytes", "text"}) {
+		t.Errorf("keys: %q, %v", keys, err)
+	}
+	if n, err := h.Len(ctx); err != nil || n != 2 {
+		t.Errorf("len: %d, %v", n, err)
+	}
+	if limits, err := h.Limits(ctx); err != nil || limits != kv.DefaultLimits() {
+		t.Errorf("limits: %+v, %v", limits, err)
+	}
+}
+
+func TestHandleEntries(t *testing.T) {
+	ctx, h := t.Context(), newHandle(t)
+	var want []string
+	for i := range 25 {
+		key := fmt.Sprintf("key%02d", i)
+		want = append(want, key)
+		if _, err := h.Set(ctx, key, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, limit := range []int{0, 1, 5, 7, 100} {
+		var got []string
+		for entry, err := range h.Entries(ctx, kv.Query{Limit: limit}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, entry.Key)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("entries by pages of %d: %q", limit, got)
+		}
+	}
+	for entry := range h.Entries(ctx, kv.Query{Limit: 2}) {
+		if entry.Key == "key02" {
+			break
+		}
+	}
+	errs := 0
+	for _, err := range h.Entries(ctx, kv.Query{Prefix: "*"}) {
+		if errs++; !errors.Is(err, kv.ErrInvalidKey) {
+			t.Errorf("entries under an invalid prefix: %v", err)
+		}
+	}
+	if errs != 1 {
+		t.Errorf("%d errors, want 1", errs)
+	}
+}
+
+// TestGlobal is the only test that publishes a store: that is once in the life
+// of a process.
+func TestGlobal(t *testing.T) {
+	var log bytes.Buffer
+	before := slog.Default()
+	slog.SetDefault(slog.New(slog.NewTextHandler(&log, nil)))
+	defer slog.SetDefault(before)
+
+	first, second := newHandle(t).Store(), newHandle(t).Store()
+	_, published := kv.Global()
+	if got := kv.SetGlobal(first); got == published { // with -count, it is published by the first run
+		t.Errorf("first publication: %v, want %v", got, !published)
+	}
+	log.Reset()
+	global, ok := kv.Global()
+	if !ok || !published && global.Store() != first {
+		t.Errorf("global: %v, %v", global, ok)
+	}
+	if kv.SetGlobal(second) {
+		t.Error("a second publication succeeded")
+	}
+	if again, _ := kv.Global(); again != global {
+		t.Error("a second publication replaced the first one")
+	}
+	if n := strings.Count(log.String(), "level=WARN"); n != 1 {
+		t.Errorf("%d warnings, want 1: %s", n, log.String())
+	}
+}
+
+func ExampleHandle() {
+	store := kvtest.NewModelStore(kvtest.Options{Limits: kv.DefaultLimits()})
+	defer store.Close()
+	ctx := context.Background()
+
+	h := kv.Of(store)
+	revision, _ := h.Set(ctx, "color", "blue")
+	swapped, revision, _ := h.CompareAndSwap(ctx, "color", kv.IfRevision(revision), "green")
+	fmt.Println(swapped, revision)
+	color, _ := h.GetText(ctx, "color")
+	fmt.Println(color)
+	// Output:
+	// true 2
+	// green
+}
