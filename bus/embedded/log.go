@@ -1,0 +1,135 @@
+package embedded
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"strings"
+
+	srvlog "github.com/nats-io/nats-server/v2/logger"
+	"github.com/nats-io/nats-server/v2/server"
+)
+
+// LevelTrace is the level of nats-server's trace lines: every protocol message
+// of every client.
+const LevelTrace = slog.LevelDebug - 4
+
+// natsLog is where a server logs to: the process's log, or the file's own.
+type natsLog struct {
+	*fatalTrap
+	debug, trace bool
+	io.Closer
+}
+
+func newNATSLog(so *server.Options, logger *slog.Logger) (*natsLog, error) {
+	if so.Syslog || so.RemoteSyslog != "" {
+		logger.Warn("syslog in the config file is not used; nats-server logs with the process", "file", so.ConfigFile)
+	}
+	if so.LogFile != "" {
+		file, err := openLogFile(so)
+		if err != nil {
+			return nil, fmt.Errorf("embedded: log_file in config file %q: %w", so.ConfigFile, err)
+		}
+		return &natsLog{newFatalTrap(file), so.Debug, so.Trace, file}, nil
+	}
+	ctx := context.Background()
+	return &natsLog{
+		newFatalTrap(slogAdapter{logger}),
+		logger.Enabled(ctx, slog.LevelDebug),
+		logger.Enabled(ctx, LevelTrace),
+		io.NopCloser(nil),
+	}, nil
+}
+
+// openLogFile makes the logger that nats-server would make itself.
+func openLogFile(so *server.Options) (*srvlog.Logger, error) {
+	// NewFileLogger ends the process where it can't open the file.
+	probe, err := os.OpenFile(so.LogFile, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640)
+	if err != nil {
+		return nil, err
+	}
+	if err := probe.Close(); err != nil {
+		return nil, err
+	}
+	const withPID = true
+	file := srvlog.NewFileLogger(so.LogFile, so.Logtime, so.Debug, so.Trace, withPID, srvlog.LogUTC(so.LogtimeUTC))
+	if so.LogSizeLimit > 0 {
+		if err := file.SetSizeLimit(so.LogSizeLimit); err != nil {
+			return nil, err
+		}
+	}
+	if so.LogMaxFiles > 0 {
+		if err := file.SetMaxNumFiles(int(so.LogMaxFiles)); err != nil {
+			return nil, err
+		}
+	}
+	return file, nil
+}
+
+// slogAdapter is a [server.Logger] on a slog one.
+type slogAdapter struct {
+	logger *slog.Logger
+}
+
+var _ server.Logger = slogAdapter{}
+
+func (a slogAdapter) Noticef(format string, v ...any) { a.log(slog.LevelInfo, format, v) }
+func (a slogAdapter) Warnf(format string, v ...any)   { a.log(slog.LevelWarn, format, v) }
+func (a slogAdapter) Errorf(format string, v ...any)  { a.log(slog.LevelError, format, v) }
+func (a slogAdapter) Fatalf(format string, v ...any)  { a.log(slog.LevelError, format, v) }
+func (a slogAdapter) Debugf(format string, v ...any)  { a.log(slog.LevelDebug, format, v) }
+func (a slogAdapter) Tracef(format string, v ...any)  { a.log(LevelTrace, format, v) }
+
+func (a slogAdapter) log(level slog.Level, format string, v []any) {
+	ctx := context.Background()
+	if !a.logger.Enabled(ctx, level) {
+		return
+	}
+	// It lays its lines out for a terminal, with indents and rulers.
+	message := strings.TrimSpace(fmt.Sprintf(format, v...))
+	if strings.Trim(message, "-") == "" {
+		return
+	}
+	a.logger.Log(ctx, level, message)
+}
+
+// fatalTrap keeps nats-server from believing that a fatal error ends the
+// process, as its own loggers see to, and hands the first one to [Start].
+type fatalTrap struct {
+	server.Logger
+	first chan error
+}
+
+func newFatalTrap(logger server.Logger) *fatalTrap {
+	return &fatalTrap{Logger: logger, first: make(chan error, 1)}
+}
+
+// Fatalf logs an error and returns.
+func (t *fatalTrap) Fatalf(format string, v ...any) {
+	t.Errorf(format, v...)
+	select {
+	case t.first <- newFatalError(format, v):
+	default:
+	}
+}
+
+// fatalError has the text of nats-server, and the cause that is lost in it.
+type fatalError struct {
+	text  string
+	cause error
+}
+
+func newFatalError(format string, v []any) *fatalError {
+	e := &fatalError{text: fmt.Sprintf(format, v...)}
+	for _, arg := range v {
+		if cause, ok := arg.(error); ok {
+			e.cause = cause
+		}
+	}
+	return e
+}
+
+func (e *fatalError) Error() string { return e.text }
+func (e *fatalError) Unwrap() error { return e.cause }

@@ -1,0 +1,174 @@
+package embedded
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"net"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+)
+
+const (
+	defaultHost         = "127.0.0.1"
+	defaultPort         = server.DEFAULT_PORT
+	defaultStartTimeout = 30 * time.Second
+)
+
+// Options configure a server. The zero value is a server on 127.0.0.1:4222 that
+// holds nothing on disk and logs nothing.
+type Options struct {
+	// ServerName is the name in the server's log, in its INFO and in a
+	// cluster; it has no spaces. Empty: the file's, or else the server's ID.
+	ServerName string
+
+	// Listen is the address for clients, "host:port". Port 0, or -1, is any
+	// free one; an empty host is every interface. Empty: the file's, where
+	// nats-server's rule holds that a port without a host is on every
+	// interface; 127.0.0.1:4222 where the file has neither, and port 4222
+	// where it has a host only.
+	Listen string
+
+	// ConfigFile is the path of a nats-server.conf. Empty: none.
+	ConfigFile string
+
+	// MaxPayload is the least that the largest message may have, in bytes,
+	// headers included. It raises nats-server's default of 1 MiB and never
+	// lowers it, and yields to a max_payload in the file. The most is 64 MiB,
+	// or the file's max_pending.
+	MaxPayload int
+
+	// JetStream enables JetStream, with its files in StoreDir, which then must
+	// be set here or in the file. False leaves it to the file.
+	JetStream bool
+
+	// StoreDir is the directory under which JetStream makes its own, named
+	// jetstream. It is created if absent.
+	StoreDir string
+
+	// SyncAlways makes JetStream wait for the disk (fsync) before it
+	// acknowledges a message. False leaves it to the file; by default
+	// nats-server syncs every two minutes.
+	SyncAlways bool
+
+	// StartTimeout bounds [Start], the recovery of JetStream's files included.
+	// Zero: 30 seconds.
+	StartTimeout time.Duration
+
+	// Logger gets nats-server's log. Nil: nobody.
+	Logger *slog.Logger
+}
+
+// natsOptions returns o over the file over the defaults, as nats-server takes
+// them. Its errors name the option, or the file, and the rule that it broke.
+func (o Options) natsOptions(logger *slog.Logger) (*server.Options, error) {
+	if o.MaxPayload < 0 || o.MaxPayload > math.MaxInt32 {
+		return nil, fmt.Errorf("embedded: MaxPayload is %d bytes: must be from 0 to %d", o.MaxPayload, math.MaxInt32)
+	}
+	if o.StartTimeout < 0 {
+		return nil, fmt.Errorf("embedded: StartTimeout is %v: must not be negative", o.StartTimeout)
+	}
+	so := &server.Options{
+		// nats-server itself gets this one from a flag's default, so that a
+		// file which does not speak of it has times in its log_file.
+		Logtime: true,
+	}
+	if o.ConfigFile != "" {
+		if err := readConfigFile(so, o.ConfigFile); err != nil {
+			return nil, fmt.Errorf("embedded: config file %q: %w", o.ConfigFile, err)
+		}
+	}
+	// The process's signals are the process's, and its log is no place for
+	// drawings made of letters.
+	so.NoSigs = true
+	so.DisableJetStreamBanner = true
+
+	override := func(option string, file *string, value string) {
+		if value == "" || value == *file {
+			return
+		}
+		if *file != "" {
+			logger.Info("an option overrides the config file", "option", option, "value", value, "file", *file)
+		}
+		*file = value
+	}
+	override("server_name", &so.ServerName, o.ServerName)
+	override("store_dir", &so.StoreDir, o.StoreDir)
+	if err := o.applyListen(so, logger); err != nil {
+		return nil, err
+	}
+	if so.MaxPayload == 0 {
+		so.MaxPayload = int32(max(o.MaxPayload, server.MAX_PAYLOAD_SIZE))
+	}
+	so.SyncAlways = so.SyncAlways || o.SyncAlways
+	so.JetStream = so.JetStream || o.JetStream
+	switch {
+	case o.JetStream && so.StoreDir == "":
+		// Without one nats-server would take a directory in the system's
+		// temporary one, the same for every server on the machine.
+		return nil, errors.New("embedded: JetStream is enabled without a StoreDir: must have one, here or in the config file")
+	case o.StoreDir != "" && !so.JetStream:
+		return nil, fmt.Errorf("embedded: StoreDir is %q: has no use unless JetStream is enabled", o.StoreDir)
+	case o.SyncAlways && !so.JetStream:
+		return nil, errors.New("embedded: SyncAlways is set: has no use unless JetStream is enabled")
+	}
+	return so, nil
+}
+
+func (o Options) applyListen(so *server.Options, logger *slog.Logger) error {
+	if o.Listen != "" {
+		host, port, err := parseListen(o.Listen)
+		if err != nil {
+			return fmt.Errorf("embedded: Listen is %q: %w", o.Listen, err)
+		}
+		if (so.Host != "" || so.Port != 0) && (so.Host != host || so.Port != port) {
+			logger.Info("an option overrides the config file", "option", "listen", "value", o.Listen,
+				"file", net.JoinHostPort(so.Host, strconv.Itoa(so.Port)))
+		}
+		so.Host, so.Port = host, port
+		return nil
+	}
+	if so.Port == 0 {
+		so.Port = defaultPort
+		if so.Host == "" {
+			so.Host = defaultHost
+		}
+	}
+	return nil
+}
+
+// parseListen returns the port as nats-server takes it: -1 is any free one,
+// because its 0 is the default one.
+func parseListen(listen string) (host string, port int, err error) {
+	host, text, err := net.SplitHostPort(listen)
+	if err != nil {
+		return "", 0, fmt.Errorf("must be host:port: %w", err)
+	}
+	port, err = strconv.Atoi(text)
+	if err != nil || port < server.RANDOM_PORT || port > math.MaxUint16 {
+		return "", 0, fmt.Errorf("port %q must be a number from 0 to %d, or -1", text, math.MaxUint16)
+	}
+	if port == 0 {
+		port = server.RANDOM_PORT
+	}
+	return host, port, nil
+}
+
+// readConfigFile reads the file over what so holds already, which
+// server.ProcessConfigFile can't: it starts from nothing.
+func readConfigFile(so *server.Options, path string) error {
+	err := so.ProcessConfigFile(path)
+	var found interface{ Errors() []error }
+	if errors.As(err, &found) {
+		if len(found.Errors()) == 0 {
+			return nil // Warnings, which nats-server starts with too.
+		}
+		// It ends each of its lines, the last one as well.
+		return errors.New(strings.TrimSpace(err.Error()))
+	}
+	return err
+}

@@ -1,0 +1,107 @@
+package embedded
+
+import (
+	"log/slog"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/nats-io/nats-server/v2/server"
+)
+
+func TestOptionsOverFileOverDefaults(t *testing.T) {
+	type want struct {
+		host       string
+		port       int
+		maxPayload int32
+		name       string
+		storeDir   string
+		jetStream  bool
+		syncAlways bool
+	}
+	const mib = 1 << 20
+	tests := map[string]struct {
+		opts Options
+		file string
+		want want
+	}{
+		"nothing set":        {Options{}, "", want{host: "127.0.0.1", port: 4222, maxPayload: mib}},
+		"empty file":         {Options{}, " ", want{host: "127.0.0.1", port: 4222, maxPayload: mib}},
+		"listen":             {Options{Listen: "localhost:99"}, "", want{host: "localhost", port: 99, maxPayload: mib}},
+		"listen everywhere":  {Options{Listen: ":99"}, "", want{host: "", port: 99, maxPayload: mib}},
+		"listen on IPv6":     {Options{Listen: "[::1]:99"}, "", want{host: "::1", port: 99, maxPayload: mib}},
+		"any port by 0":      {Options{Listen: "127.0.0.1:0"}, "", want{host: "127.0.0.1", port: server.RANDOM_PORT, maxPayload: mib}},
+		"any port by -1":     {Options{Listen: "127.0.0.1:-1"}, "", want{host: "127.0.0.1", port: server.RANDOM_PORT, maxPayload: mib}},
+		"listen in the file": {Options{}, "listen: 127.0.0.2:98", want{host: "127.0.0.2", port: 98, maxPayload: mib}},
+		"port in the file":   {Options{}, "port: 98", want{host: "", port: 98, maxPayload: mib}},
+		"host in the file":   {Options{}, "host: 127.0.0.2", want{host: "127.0.0.2", port: 4222, maxPayload: mib}},
+		"any port, file":     {Options{}, "port: -1", want{host: "", port: server.RANDOM_PORT, maxPayload: mib}},
+		"listen in both":     {Options{Listen: "127.0.0.1:99"}, "listen: 127.0.0.2:98", want{host: "127.0.0.1", port: 99, maxPayload: mib}},
+
+		"payload raised":       {Options{MaxPayload: 2 * mib}, "", want{host: "127.0.0.1", port: 4222, maxPayload: 2 * mib}},
+		"payload not lowered":  {Options{MaxPayload: 10}, "", want{host: "127.0.0.1", port: 4222, maxPayload: mib}},
+		"payload, other file":  {Options{MaxPayload: 2 * mib}, "port: 98", want{port: 98, maxPayload: 2 * mib}},
+		"payload, file holds":  {Options{MaxPayload: 2 * mib}, "port: 98, max_payload: 64KB", want{port: 98, maxPayload: 64 << 10}},
+		"name":                 {Options{ServerName: "a"}, "port: 98", want{port: 98, maxPayload: mib, name: "a"}},
+		"name in the file":     {Options{}, "port: 98, server_name: b", want{port: 98, maxPayload: mib, name: "b"}},
+		"name in both":         {Options{ServerName: "a"}, "port: 98, server_name: b", want{port: 98, maxPayload: mib, name: "a"}},
+		"JetStream":            {Options{JetStream: true, StoreDir: "/a", SyncAlways: true}, "port: 98", want{port: 98, maxPayload: mib, storeDir: "/a", jetStream: true, syncAlways: true}},
+		"JetStream by file":    {Options{}, "port: 98, jetstream {store_dir: /b, sync: always}", want{port: 98, maxPayload: mib, storeDir: "/b", jetStream: true, syncAlways: true}},
+		"JetStream by both":    {Options{JetStream: true, StoreDir: "/a"}, "port: 98, jetstream {store_dir: /b}", want{port: 98, maxPayload: mib, storeDir: "/a", jetStream: true}},
+		"JetStream, file's at": {Options{JetStream: true}, "port: 98, store_dir: /b", want{port: 98, maxPayload: mib, storeDir: "/b", jetStream: true}},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			if tt.file != "" {
+				tt.opts.ConfigFile = writeFile(t, tt.file)
+			}
+			so, err := tt.opts.natsOptions(slog.New(slog.DiscardHandler))
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := want{so.Host, so.Port, so.MaxPayload, so.ServerName, so.StoreDir, so.JetStream, so.SyncAlways}
+			if got != tt.want {
+				t.Errorf("got  %+v\nwant %+v", got, tt.want)
+			}
+			if !so.NoSigs {
+				t.Error("the server would take the process's signals")
+			}
+		})
+	}
+}
+
+func TestOptionsRefused(t *testing.T) {
+	tests := map[string]struct {
+		opts Options
+		want string
+	}{
+		"listen without port":    {Options{Listen: "localhost"}, `Listen is "localhost": must be host:port`},
+		"listen on a name":       {Options{Listen: "localhost:nats"}, `port "nats" must be a number from 0 to 65535, or -1`},
+		"listen on no port":      {Options{Listen: "localhost:65536"}, `port "65536" must be`},
+		"payload below 0":        {Options{MaxPayload: -1}, "MaxPayload is -1 bytes: must be from 0"},
+		"payload over the wire":  {Options{MaxPayload: math.MaxInt32 + 1}, "MaxPayload is 2147483648 bytes: must be"},
+		"timeout below 0":        {Options{StartTimeout: -1}, "StartTimeout is -1ns: must not be negative"},
+		"JetStream nowhere":      {Options{JetStream: true}, "without a StoreDir"},
+		"store for nothing":      {Options{StoreDir: "/a"}, `StoreDir is "/a": has no use unless`},
+		"SyncAlways for nothing": {Options{SyncAlways: true}, "SyncAlways is set: has no use unless"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			_, err := tt.opts.natsOptions(slog.New(slog.DiscardHandler))
+			if err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("error is %v, want one with %q", err, tt.want)
+			}
+		})
+	}
+}
+
+func writeFile(t *testing.T, text string) (path string) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "nats-server.conf")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}

@@ -1,0 +1,201 @@
+package embedded
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+)
+
+const (
+	// readyPoll is how often a server that starts is asked whether it
+	// listens. nats-server spins if it is asked for 25ms or less.
+	readyPoll = 30 * time.Millisecond
+
+	// abortTimeout bounds how long a start that failed waits for what it
+	// started to end.
+	abortTimeout = 5 * time.Second
+)
+
+// Server is a running nats-server. Its methods may be called from any
+// goroutine. What it says of itself it says after its end as well.
+type Server struct {
+	ns         *server.Server
+	log        *natsLog
+	host       string
+	scheme     string
+	maxPayload int
+	addr       net.Addr
+
+	started  chan struct{} // closed when nats-server's own Start has returned
+	stopOnce sync.Once
+	stopped  chan struct{} // closed when nothing of the server runs
+}
+
+// Start starts a server and returns when it takes connections. It ends with an
+// error when ctx does, or after [Options.StartTimeout]; ctx does not bound the
+// server's life after that.
+//
+// The error names the option, the config file or the address that is at fault.
+// It wraps the cause where there is one: [os.ErrNotExist] of a config file,
+// [syscall.EADDRINUSE] of an address that another has.
+func Start(ctx context.Context, opts Options) (*Server, error) {
+	logger := opts.Logger
+	if logger == nil {
+		logger = slog.New(slog.DiscardHandler)
+	}
+	logger = logger.With("component", "nats-server")
+
+	if ctx.Err() != nil {
+		return nil, fmt.Errorf("embedded: start nats-server: %w", context.Cause(ctx))
+	}
+	so, err := opts.natsOptions(logger)
+	if err != nil {
+		return nil, err
+	}
+	log, err := newNATSLog(so, logger)
+	if err != nil {
+		return nil, err
+	}
+	ns, err := server.NewServer(so)
+	if err != nil {
+		err = fmt.Errorf("embedded: nats-server refuses its options%s: %w", inputs(so), err)
+		return nil, errors.Join(err, log.Close())
+	}
+	ns.SetLoggerV2(log, log.debug, log.trace, so.TraceVerbose)
+
+	s := &Server{
+		ns:         ns,
+		log:        log,
+		host:       so.Host,
+		scheme:     "nats",
+		maxPayload: int(so.MaxPayload),
+		started:    make(chan struct{}),
+		stopped:    make(chan struct{}),
+	}
+	if so.TLSConfig != nil && !so.AllowNonTLS {
+		s.scheme = "tls"
+	}
+	given := inputs(so) // The server owns the rest of so from here on.
+	timeout := cmp.Or(opts.StartTimeout, defaultStartTimeout)
+	ready, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("not ready after %v", timeout))
+	defer cancel()
+	if err := s.start(ready); err != nil {
+		err = fmt.Errorf("embedded: start nats-server%s: %w", given, err)
+		abort, cancel := context.WithTimeout(context.WithoutCancel(ctx), abortTimeout)
+		defer cancel()
+		return nil, errors.Join(err, s.Shutdown(abort))
+	}
+	return s, nil
+}
+
+// inputs names for errors what nats-server's own do not name.
+func inputs(so *server.Options) string {
+	var b strings.Builder
+	if so.ConfigFile != "" {
+		fmt.Fprintf(&b, " with config file %q", so.ConfigFile)
+	}
+	if so.JetStream {
+		fmt.Fprintf(&b, " with store directory %q", so.StoreDir)
+	}
+	return b.String()
+}
+
+func (s *Server) start(ctx context.Context) error {
+	// It returns by itself, but not before JetStream has read its files.
+	go func() {
+		defer close(s.started)
+		s.ns.Start()
+	}()
+	select {
+	case <-s.started:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	// The listeners for routes are opened after it has returned.
+	for {
+		ready := s.ns.ReadyForConnections(readyPoll)
+		select {
+		case err := <-s.log.first:
+			return err
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		default:
+		}
+		if ready {
+			s.addr = s.ns.Addr()
+			return nil
+		}
+	}
+}
+
+// Shutdown ends the server and waits until nothing of it runs. Where ctx ends
+// before that, the error wraps ctx's cause, the server goes on ending by itself,
+// and another call waits for it again. Once it has ended, Shutdown is nil.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.stopOnce.Do(func() {
+		go func() {
+			defer close(s.stopped)
+			// To end what has not wholly begun is a race in nats-server.
+			<-s.started
+			s.ns.Shutdown()
+			s.ns.WaitForShutdown()
+			// Nobody could be told of an error of the log any more.
+			_ = s.log.Close()
+		}()
+	})
+	select {
+	case <-s.stopped:
+		return nil
+	case <-ctx.Done():
+	}
+	select {
+	case <-s.stopped:
+		return nil
+	default:
+		return fmt.Errorf("embedded: nats-server %s has not ended yet: %w", s.Name(), context.Cause(ctx))
+	}
+}
+
+// ID is the server's public nkey. It is another one after each start.
+func (s *Server) ID() string { return s.ns.ID() }
+
+// Name is the server's name: the option's, the file's, or else the ID.
+func (s *Server) Name() string { return s.ns.Name() }
+
+// Addr is the address that the server listens on for clients, with the port
+// that it got where any free one was asked for. It is never nil.
+func (s *Server) Addr() net.Addr { return s.addr }
+
+// MaxPayload is the size in bytes, headers included, of the largest message
+// that the server takes.
+func (s *Server) MaxPayload() int { return s.maxPayload }
+
+// ClientURL is a URL by which clients on this machine reach the server: with
+// the scheme tls where the server demands that, the host that was configured,
+// or a loopback address where that is every interface, and the port. It has no
+// credentials.
+func (s *Server) ClientURL() string {
+	u := url.URL{Scheme: s.scheme, Host: s.hostPort()}
+	return u.String()
+}
+
+func (s *Server) hostPort() string {
+	host := s.host
+	if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+		if ip.To4() == nil {
+			host = "::1"
+		}
+	}
+	return net.JoinHostPort(host, strconv.Itoa(s.addr.(*net.TCPAddr).Port))
+}
