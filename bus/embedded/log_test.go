@@ -1,0 +1,108 @@
+package embedded_test
+
+import (
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/nats-io/nats.go"
+
+	"kvbus/bus/embedded"
+)
+
+func TestLogGoesToSlog(t *testing.T) {
+	for _, level := range []slog.Level{slog.LevelInfo, slog.LevelDebug, embedded.LevelTrace} {
+		t.Run(level.String(), func(t *testing.T) {
+			log := record(level)
+			s := start(t, embedded.Options{
+				ServerName: "one",
+				JetStream:  true,
+				StoreDir:   t.TempDir(),
+				Logger:     slog.New(log),
+			})
+			nc := inProcess(t, s, nats.UserInfo("ada", "secret"))
+			carry(t, nc, nc, 10)
+			shutdown(t, s)
+
+			// One line of each level, and that it is there when asked for only.
+			for prefix, from := range map[string]slog.Level{
+				"INFO nats-server Name:     one":                       slog.LevelInfo,
+				"INFO nats-server Server is ready":                     slog.LevelInfo,
+				"INFO nats-server Listening for client connections on": slog.LevelInfo,
+				"DEBUG nats-server Go build":                           slog.LevelDebug,
+				"DEBUG-4 nats-server pipe":                             embedded.LevelTrace,
+			} {
+				if line := log.find(prefix); (line != "") != (level <= from) {
+					t.Errorf("at %v the line %q... is %q", level, prefix, line)
+				}
+			}
+			ready := 0
+			for _, line := range log.all() {
+				if strings.HasSuffix(line, "Server is ready") {
+					ready++
+				}
+				_, text, _ := strings.Cut(line, "nats-server ")
+				if text != strings.TrimSpace(text) || strings.Trim(text, "-_|/\\ ") == "" {
+					t.Errorf("a line for a terminal: %q", line)
+				}
+				if strings.Contains(line, "secret") {
+					t.Errorf("a secret in the log: %q", line)
+				}
+			}
+			if ready != 1 {
+				t.Errorf("it is ready %d times", ready)
+			}
+		})
+	}
+}
+
+func TestOverriddenFileIsLogged(t *testing.T) {
+	log := record(slog.LevelInfo)
+	file := writeFile(t, "nats-server.conf", `server_name: from-file`)
+	start(t, embedded.Options{ServerName: "one", ConfigFile: file, Logger: slog.New(log)})
+	if log.find("INFO nats-server an option overrides the config file") == "" {
+		t.Errorf("not in the log: %q", log.all())
+	}
+}
+
+func TestSyslogOfTheConfigFileIsLeft(t *testing.T) {
+	log := record(slog.LevelInfo)
+	file := writeFile(t, "nats-server.conf", `syslog: true, remote_syslog: "udp://127.0.0.1:1"`)
+	start(t, embedded.Options{ConfigFile: file, Logger: slog.New(log)})
+	if log.find("WARN nats-server syslog in the config file is not used") == "" || log.find("INFO nats-server Server is ready") == "" {
+		t.Errorf("not in the log: %q", log.all())
+	}
+}
+
+func TestLogFileOfTheConfigFile(t *testing.T) {
+	log := record(embedded.LevelTrace)
+	path := filepath.Join(t.TempDir(), "nats.log")
+	file := writeFile(t, "nats-server.conf", `log_size_limit: 10MB, log_max_num: 3, log_file: "`+path+`"`)
+	s := start(t, embedded.Options{ConfigFile: file, Logger: slog.New(log)})
+	inProcess(t, s)
+	shutdown(t, s)
+
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"[INF] Server is ready", "[INF] Server Exiting.."} {
+		if strings.Count(string(text), want) != 1 {
+			t.Errorf("%q is not once in the file:\n%s", want, text)
+		}
+	}
+	if strings.Contains(string(text), "[DBG]") {
+		t.Errorf("debug lines that the file did not ask for:\n%s", text)
+	}
+	if lines := log.all(); len(lines) > 0 {
+		t.Errorf("in the process's log as well: %q", lines)
+	}
+}
+
+func TestLogFileThatCannotBe(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "absent", "nats.log")
+	file := writeFile(t, "nats-server.conf", `log_file: "`+path+`"`)
+	requireIn(t, refused(t, embedded.Options{ConfigFile: file}), file, path)
+}

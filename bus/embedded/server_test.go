@@ -1,0 +1,258 @@
+package embedded_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"kvbus/bus/embedded"
+)
+
+func TestClientsOverTCPAndInProcess(t *testing.T) {
+	s := start(t, embedded.Options{ServerName: "one"})
+	tcp, local := overTCP(t, s), inProcess(t, s)
+	carry(t, tcp, local, 10)
+	carry(t, local, tcp, 10)
+
+	if s.Name() != "one" || local.ConnectedServerName() != "one" {
+		t.Errorf("name is %q, clients see %q", s.Name(), local.ConnectedServerName())
+	}
+	if s.ID() == "" || s.ID() != tcp.ConnectedServerId() {
+		t.Errorf("ID is %q, clients see %q", s.ID(), tcp.ConnectedServerId())
+	}
+	if want := "nats://" + s.Addr().String(); s.ClientURL() != want {
+		t.Errorf("URL is %q, want %q", s.ClientURL(), want)
+	}
+}
+
+func TestClientURLOfEveryInterface(t *testing.T) {
+	s := start(t, embedded.Options{Listen: ":0"})
+	if want := fmt.Sprintf("nats://127.0.0.1:%d", s.Addr().(*net.TCPAddr).Port); s.ClientURL() != want {
+		t.Errorf("URL is %q, want %q", s.ClientURL(), want)
+	}
+	carry(t, overTCP(t, s), inProcess(t, s), 10)
+}
+
+func TestLargeMessages(t *testing.T) {
+	const size = 5 << 20
+	s := start(t, embedded.Options{MaxPayload: size})
+	tcp, local := overTCP(t, s), inProcess(t, s)
+	carry(t, tcp, local, size)
+	carry(t, local, tcp, size)
+	carry(t, local, local, size)
+	if s.MaxPayload() != size || tcp.MaxPayload() != size {
+		t.Errorf("max payload is %d, clients see %d, want %d", s.MaxPayload(), tcp.MaxPayload(), size)
+	}
+}
+
+func TestMaxPayloadOverMaxPending(t *testing.T) {
+	err := refused(t, embedded.Options{MaxPayload: 65 << 20})
+	requireIn(t, err, "max_payload (68157440) cannot be higher than max_pending")
+}
+
+func TestConfigFile(t *testing.T) {
+	file := writeFile(t, "nats-server.conf", `
+		server_name: from-file
+		max_payload: 64KB
+		authorization { users: [ {user: ada, password: secret} ] }
+	`)
+	s := start(t, embedded.Options{ConfigFile: file, MaxPayload: 2 << 20})
+	if s.Name() != "from-file" {
+		t.Errorf("name is %q", s.Name())
+	}
+	if s.MaxPayload() != 64<<10 {
+		t.Errorf("max payload is %d, want the file's", s.MaxPayload())
+	}
+	ada := nats.UserInfo("ada", "secret")
+	carry(t, overTCP(t, s, ada), inProcess(t, s, ada), 64<<10)
+	if err := inProcess(t, s, ada).Publish("a", make([]byte, 64<<10+1)); !errors.Is(err, nats.ErrMaxPayload) {
+		t.Errorf("a message over the file's max_payload: %v", err)
+	}
+}
+
+func TestBadConfigFile(t *testing.T) {
+	absent := filepath.Join(t.TempDir(), "absent.conf")
+	err := refused(t, embedded.Options{ConfigFile: absent})
+	requireIn(t, err, absent)
+	if !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the cause is lost: %v", err)
+	}
+	for name, text := range map[string]string{
+		"syntax":   "authorization {",
+		"type":     `port: "many"`,
+		"unknown":  "no_such_setting: 1",
+		"conflict": "authorization { user: a, password: b, token: c }",
+		"invalid":  "cluster { name: a, port: -1 }, gateway { name: b, port: -1 }",
+	} {
+		t.Run(name, func(t *testing.T) {
+			file := writeFile(t, name+".conf", text)
+			err := refused(t, embedded.Options{ConfigFile: file})
+			requireIn(t, err, file)
+			if strings.HasSuffix(err.Error(), "\n") {
+				t.Errorf("the error ends a line: %q", err)
+			}
+		})
+	}
+}
+
+func TestAddressInUse(t *testing.T) {
+	holder, err := net.Listen("tcp", anyPort)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer holder.Close()
+	addr := holder.Addr().String()
+	port := holder.Addr().(*net.TCPAddr).Port
+	logFile := filepath.Join(t.TempDir(), "nats.log")
+
+	for name, tt := range map[string]struct {
+		listen string
+		file   string
+		want   string
+	}{
+		"clients":           {addr, "", addr},
+		"clients, log file": {addr, fmt.Sprintf("log_file: %q", logFile), addr},
+		"monitoring":        {anyPort, fmt.Sprintf("http: %q", addr), addr},
+		"routes":            {anyPort, fmt.Sprintf("cluster { name: c, listen: %q }", addr), fmt.Sprint(port)},
+		"leaf nodes":        {anyPort, fmt.Sprintf("leafnodes { listen: %q }", addr), fmt.Sprint(port)},
+		"websocket":         {anyPort, fmt.Sprintf("websocket { listen: %q, no_tls: true }", addr), addr},
+	} {
+		t.Run(name, func(t *testing.T) {
+			opts := embedded.Options{Listen: tt.listen}
+			if tt.file != "" {
+				opts.ConfigFile = writeFile(t, "nats-server.conf", tt.file)
+			}
+			err := refused(t, opts)
+			requireIn(t, err, tt.want)
+			// Of this one nats-server keeps the text only.
+			if name != "monitoring" && !errors.Is(err, syscall.EADDRINUSE) {
+				t.Errorf("the cause is lost: %v", err)
+			}
+		})
+	}
+}
+
+func TestStartEndsWithItsContext(t *testing.T) {
+	cause := errors.New("enough")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(cause)
+	if s, err := embedded.Start(ctx, embedded.Options{Listen: anyPort}); !errors.Is(err, cause) {
+		t.Errorf("server is %v, error is %v", s, err)
+	}
+}
+
+func TestStartTimeout(t *testing.T) {
+	requireIn(t, refused(t, embedded.Options{StartTimeout: 1}), "not ready after 1ns")
+}
+
+func TestShutdown(t *testing.T) {
+	s := start(t, embedded.Options{})
+	addr, url := s.Addr().String(), s.ClientURL()
+	closed := make(chan struct{})
+	inProcess(t, s, nats.NoReconnect(), nats.ClosedHandler(func(*nats.Conn) { close(closed) }))
+
+	shutdown(t, s)
+	select {
+	case <-closed:
+	case <-time.After(patience):
+		t.Error("a connection is still open")
+	}
+	free, err := net.Listen("tcp", addr)
+	if err != nil {
+		t.Fatalf("the port is not free: %v", err)
+	}
+	free.Close()
+
+	if nc, err := s.Connect(); err == nil {
+		nc.Close()
+		t.Error("a server that is shut down takes connections")
+	}
+	if s.ClientURL() != url || s.Addr().String() != addr {
+		t.Errorf("after its end it was at %s, %s; before it at %s, %s", s.ClientURL(), s.Addr(), url, addr)
+	}
+	shutdown(t, s)
+}
+
+func TestShutdownEndsWaitingWithItsContext(t *testing.T) {
+	s := start(t, embedded.Options{})
+	cause := errors.New("enough")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(cause)
+	if err := s.Shutdown(ctx); err != nil && !errors.Is(err, cause) {
+		t.Errorf("the cause is lost: %v", err)
+	}
+	shutdown(t, s)
+	if err := s.Shutdown(ctx); err != nil {
+		t.Errorf("it has ended, and yet: %v", err)
+	}
+}
+
+func TestJetStreamSurvivesRestart(t *testing.T) {
+	opts := embedded.Options{JetStream: true, StoreDir: t.TempDir(), SyncAlways: true}
+	s := start(t, opts)
+	js, err := jetstream.New(inProcess(t, s))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := jetstream.StreamConfig{Name: "LOG", Subjects: []string{"log.>"}, Storage: jetstream.FileStorage}
+	if _, err := js.CreateStream(t.Context(), cfg); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.Publish(t.Context(), "log.a", []byte("kept")); err != nil {
+		t.Fatal(err)
+	}
+	shutdown(t, s)
+
+	js, err = jetstream.New(inProcess(t, start(t, opts)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	stream, err := js.Stream(t.Context(), "LOG")
+	if err != nil {
+		t.Fatal(err)
+	}
+	msg, err := stream.GetMsg(t.Context(), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(msg.Data) != "kept" {
+		t.Errorf("message is %q", msg.Data)
+	}
+}
+
+func TestStoreDirThatIsNone(t *testing.T) {
+	file := writeFile(t, "file", "")
+	err := refused(t, embedded.Options{JetStream: true, StoreDir: file})
+	requireIn(t, err, "JetStream", file)
+}
+
+func TestReloadIsRefused(t *testing.T) {
+	file := writeFile(t, "nats-server.conf", `
+		listen: "127.0.0.1:-1"
+		accounts { SYS: { users: [ {user: admin, password: secret} ] } }
+		system_account: SYS
+	`)
+	s := start(t, embedded.Options{ConfigFile: file, MaxPayload: 2 << 20})
+	admin := nats.UserInfo("admin", "secret")
+	nc := inProcess(t, s, admin)
+	reply, err := nc.Request("$SYS.REQ.SERVER."+s.ID()+".RELOAD", nil, patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(reply.Data), `"error"`) {
+		t.Errorf("reload: %s", reply.Data)
+	}
+	if got := inProcess(t, s, admin).MaxPayload(); got != 2<<20 {
+		t.Errorf("max payload after it is %d", got)
+	}
+}
