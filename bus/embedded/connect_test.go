@@ -30,15 +30,15 @@ func TestCredentials(t *testing.T) {
 		opts []nats.Option
 		want error
 	}{
-		"right":              {[]nats.Option{nats.UserInfo("ada", "secret")}, nil},
-		"right and long":     {[]nats.Option{nats.UserInfo("bob", long)}, nil},
-		"none":               {nil, nats.ErrAuthorization},
-		"wrong password":     {[]nats.Option{nats.UserInfo("ada", "guess")}, nats.ErrAuthorization},
-		"wrong and long":     {[]nats.Option{nats.UserInfo("bob", long+"?")}, nats.ErrAuthorization},
-		"unknown user":       {[]nats.Option{nats.UserInfo("eve", "secret")}, nats.ErrAuthorization},
-		"wrong and verbose":  {[]nats.Option{nats.UserInfo("eve", "guess"), verbose}, nats.ErrAuthorization},
-		"token for a user":   {[]nats.Option{nats.Token("secret")}, nats.ErrAuthorization},
-		"another server":     {[]nats.Option{nats.UserInfo("ada", "secret"), nats.InProcessServer(nil)}, nil},
+		"right":             {[]nats.Option{nats.UserInfo("ada", "secret")}, nil},
+		"right and long":    {[]nats.Option{nats.UserInfo("bob", long)}, nil},
+		"none":              {nil, nats.ErrAuthorization},
+		"wrong password":    {[]nats.Option{nats.UserInfo("ada", "guess")}, nats.ErrAuthorization},
+		"wrong and long":    {[]nats.Option{nats.UserInfo("bob", long+"?")}, nats.ErrAuthorization},
+		"unknown user":      {[]nats.Option{nats.UserInfo("eve", "secret")}, nats.ErrAuthorization},
+		"wrong and verbose": {[]nats.Option{nats.UserInfo("eve", "guess"), verbose}, nats.ErrAuthorization},
+		"token for a user":  {[]nats.Option{nats.Token("secret")}, nats.ErrAuthorization},
+		"another server":    {[]nats.Option{nats.UserInfo("ada", "secret"), nats.InProcessServer(nil)}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			begun := time.Now()

@@ -50,12 +50,12 @@
 // # What else to know
 //
 // A store directory belongs to one running server. nats-server does not lock
-// it, and two servers on one directory ruin it.
+// it, so nothing stops a second server from writing there as well.
 //
 // The server is ready when [Start] returns, JetStream too, if it stands alone.
 // In a cluster JetStream needs its peers, which Start does not wait for.
 //
 // The configuration is read once. A reload that is asked for over the system
-// account (nats server config reload) is refused, or could lower max_payload
-// to what the file says.
+// account (nats server config reload) is refused with an error: it would read
+// the file without the options.
 package embedded
