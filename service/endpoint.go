@@ -1,6 +1,7 @@
 package service
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"runtime/debug"
@@ -25,6 +26,10 @@ type lane struct {
 	endpoints []*endpoint
 	queue     *queue
 	workers   int
+
+	// The store may answer commands from any goroutine.
+	mu      sync.Mutex
+	answers bus.Encoder // to commands
 }
 
 // An endpoint is one subject of an operation.
@@ -86,9 +91,8 @@ func (l *lane) work() {
 		if batch = l.queue.take(batch); len(batch) == 0 {
 			return
 		}
-		start := time.Now()
 		for _, r := range batch {
-			start = w.serve(r, start)
+			w.serve(r)
 		}
 	}
 }
@@ -100,7 +104,7 @@ func (l *lane) workOneByOne() {
 		if !ok {
 			return
 		}
-		w.serve(r, time.Now())
+		w.serve(r)
 	}
 }
 
@@ -112,10 +116,10 @@ func (e *endpoint) subscribe() (err error) {
 
 // receive puts a request into the queue. It never waits.
 func (e *endpoint) receive(m *nats.Msg) {
-	if e.lane.queue.put(request{m, e}) {
+	if e.lane.queue.put(request{msg: m, endpoint: e}) {
 		return
 	}
-	err := fmt.Errorf("%w: %d requests on %v are waiting", kv.ErrOverloaded, e.lane.opts.MaxPending, e.lane.op)
+	err := fmt.Errorf("%w: too many requests on %v are waiting", kv.ErrOverloaded, e.lane.op)
 	e.stats.overloaded.Add(1)
 	e.stats.answered(0, err.Error())
 	e.lane.send(m, e.refusal.Error(err))
@@ -141,45 +145,47 @@ type worker struct {
 	encoder bus.Encoder
 }
 
-// serve carries out a request that was taken at start, and returns when it was
-// answered.
-func (w *worker) serve(r request, start time.Time) time.Time {
-	failure := w.attempt(r)
-	end := time.Now()
-	r.endpoint.stats.answered(end.Sub(start), failure)
-	return end
-}
-
-// attempt answers a request, and returns the description of its error, empty
-// for none.
-func (w *worker) attempt(r request) (failure string) {
+// serve carries out a request. It is answered when serve returns, or later if
+// it is a command on a store that takes its time.
+func (w *worker) serve(r request) {
+	r.start = time.Now()
 	defer func() {
 		if p := recover(); p != nil {
 			w.logger.Error("panic in a request", "subject", r.msg.Subject, "panic", p, "stack", string(debug.Stack()))
 			err := fmt.Errorf("%w: panic", kv.ErrInternal)
-			failure = w.fail(r.msg, err, w.encoder.Error(err))
+			w.finish(r, w.encoder.Error(err), err)
 		}
 	}()
-	answer, err := w.handle(r.msg)
+	if w.op.Writes() {
+		w.command(r)
+		return
+	}
+	answer, err := w.answer(context.Background(), r.msg)
 	if err != nil {
-		return w.fail(r.msg, err, answer)
+		answer = w.encoder.Error(err)
 	}
-	if err := w.send(r.msg, answer); err != nil {
-		return w.fail(r.msg, err, w.encoder.Error(err))
-	}
-	return ""
+	w.finish(r, answer, err)
 }
 
-// fail sends the answer that tells of err, and returns the description of err.
-func (w *worker) fail(m *nats.Msg, err error, answer *nats.Msg) string {
-	failure := bus.FailureOf(err)
-	if failure.Name == bus.FailureOf(kv.ErrInternal).Name {
-		w.logger.Error("request failed", "subject", m.Subject, "error", err)
+// finish sends the answer to a request, which tells of err unless that is nil,
+// and counts it.
+func (l *lane) finish(r request, answer *nats.Msg, err error) {
+	defer l.queue.release(r)
+	if sendErr := l.send(r.msg, answer); err == nil && errors.Is(sendErr, kv.ErrValueTooLarge) {
+		err = sendErr
+		sendErr = l.send(r.msg, new(bus.Encoder).Error(err))
+	} else if sendErr != nil {
+		l.logger.Debug("answer not sent", "subject", r.msg.Subject, "error", sendErr)
 	}
-	if err := w.send(m, answer); err != nil {
-		w.logger.Debug("answer not sent", "subject", m.Subject, "error", err)
+	description := ""
+	if err != nil {
+		failure := bus.FailureOf(err)
+		description = failure.Code + ":" + failure.Description
+		if failure.Name == bus.FailureOf(kv.ErrInternal).Name {
+			l.logger.Error("request failed", "subject", r.msg.Subject, "error", err)
+		}
 	}
-	return failure.Code + ":" + failure.Description
+	r.endpoint.stats.answered(time.Since(r.start), description)
 }
 
 // send publishes answer to whoever waits for it, if anybody does.

@@ -20,52 +20,70 @@ const headerRoom = 4 << 10
 // size bytes in every request and answer: a compare-and-swap carries two.
 func MaxPayload(size int) int { return 2*size + headerRoom }
 
-// handle carries out one request. It returns the answer, which is to be sent
-// before the next request is handled; with an error it is the one that tells of
-// the error.
-func (w *worker) handle(m *nats.Msg) (*nats.Msg, error) {
-	answer, err := w.answer(context.Background(), m)
-	if err != nil && answer == nil {
-		answer = w.encoder.Error(err)
+// checkHeaders refuses headers that can't be read: the client library leaves
+// them out, and what they asked for must not be ignored.
+func checkHeaders(m *nats.Msg) error {
+	if m.Header == nil && m.Size() > len(m.Subject)+len(m.Reply)+len(m.Data) {
+		return fmt.Errorf("%w: the headers are no NATS headers", kv.ErrInvalidArgument)
 	}
-	return answer, err
+	return nil
 }
 
-func (w *worker) answer(ctx context.Context, m *nats.Msg) (*nats.Msg, error) {
-	// Headers that can't be read are left out by the client library; what they
-	// asked for must not be ignored.
-	if m.Header == nil && m.Size() > len(m.Subject)+len(m.Reply)+len(m.Data) {
-		return nil, fmt.Errorf("%w: the headers are no NATS headers", kv.ErrInvalidArgument)
+// command hands a command to the store; it is answered when the store says so.
+func (w *worker) command(r request) {
+	cmd, err := w.decodeCommand(r.msg)
+	if err != nil {
+		w.finishCommand(r, kv.Result{}, err)
+		return
 	}
-	switch {
-	case w.op.Writes():
-		return w.command(ctx, m)
-	case w.op == bus.OpKeys:
+	w.submit(context.Background(), cmd, func(result kv.Result, err error) {
+		w.finishCommand(r, result, err)
+	})
+}
+
+func (w *worker) decodeCommand(m *nats.Msg) (kv.Command, error) {
+	if err := checkHeaders(m); err != nil {
+		return kv.Command{}, err
+	}
+	cmd, err := w.subjects.DecodeCommand(w.op, m.Subject, m.Header, m.Data)
+	if err != nil {
+		return kv.Command{}, err
+	}
+	if limit := w.busLimit(); int64(len(cmd.Value)) > limit {
+		return kv.Command{}, fmt.Errorf("%w: %d bytes, this bus carries %d", kv.ErrValueTooLarge, len(cmd.Value), limit)
+	}
+	return cmd, nil
+}
+
+// finishCommand answers a command.
+func (l *lane) finishCommand(r request, result kv.Result, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err != nil {
+		l.finish(r, l.answers.CommandError(result, err), err)
+	} else {
+		l.finish(r, l.answers.Result(l.op, result), nil)
+	}
+}
+
+// answer carries out a request that changes nothing and returns its last, or
+// only, answer.
+func (w *worker) answer(ctx context.Context, m *nats.Msg) (*nats.Msg, error) {
+	if err := checkHeaders(m); err != nil {
+		return nil, err
+	}
+	switch w.op {
+	case bus.OpKeys:
 		return w.keys(ctx, m)
-	case w.op == bus.OpScan:
+	case bus.OpScan:
 		return w.scan(ctx, m)
-	case w.op == bus.OpReplay:
+	case bus.OpReplay:
 		return w.replay(ctx, m)
-	case w.op == bus.OpInfo:
+	case bus.OpInfo:
 		return w.info(ctx)
 	default:
 		return w.read(ctx, m)
 	}
-}
-
-func (w *worker) command(ctx context.Context, m *nats.Msg) (*nats.Msg, error) {
-	cmd, err := w.subjects.DecodeCommand(w.op, m.Subject, m.Header, m.Data)
-	if err != nil {
-		return nil, err
-	}
-	if limit := w.busLimit(); int64(len(cmd.Value)) > limit {
-		return nil, fmt.Errorf("%w: %d bytes, this bus carries %d", kv.ErrValueTooLarge, len(cmd.Value), limit)
-	}
-	result, err := w.store.Do(ctx, cmd)
-	if err != nil {
-		return w.encoder.CommandError(result, err), err
-	}
-	return w.encoder.Result(w.op, result), nil
 }
 
 func (w *worker) read(ctx context.Context, m *nats.Msg) (*nats.Msg, error) {

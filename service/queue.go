@@ -2,49 +2,72 @@ package service
 
 import (
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/nats-io/nats.go"
 )
 
 // A queue holds the requests on one operation that wait for their turn, in the
-// order of arrival, bounded by number and by bytes.
+// order of arrival. It bounds, by number and by bytes, all requests that were
+// taken and not yet answered, also those that have left the queue.
 type queue struct {
-	maxRequests int
-	maxBytes    int
+	maxRequests int64
+	maxBytes    int64
+
+	outstanding atomic.Int64
+	bytes       atomic.Int64
 
 	mu       sync.Mutex
 	ready    sync.Cond // there is something to take, or the queue was closed
 	requests []request
-	bytes    int
 	closed   bool
+	answered sync.WaitGroup
 }
 
 // A request is a message and the endpoint that it came in by.
 type request struct {
 	msg      *nats.Msg
 	endpoint *endpoint
+	start    time.Time // when a worker took it
 }
 
 func newQueue(maxRequests, maxBytes int) *queue {
-	q := &queue{maxRequests: maxRequests, maxBytes: maxBytes}
+	q := &queue{maxRequests: int64(maxRequests), maxBytes: int64(maxBytes)}
 	q.ready.L = &q.mu
 	return q
 }
 
 // put adds a request; it returns false, at once, if there is no room or the
 // queue is closed. A request larger than the bound on bytes fits when it is
-// alone.
+// alone. Each request that is put must be released when it is answered.
 func (q *queue) put(r request) bool {
-	size := r.msg.Size()
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.closed || len(q.requests) >= q.maxRequests || len(q.requests) > 0 && q.bytes+size > q.maxBytes {
+	size := int64(r.msg.Size())
+	requests, bytes := q.outstanding.Add(1), q.bytes.Add(size)
+	if requests > q.maxRequests || requests > 1 && bytes > q.maxBytes {
+		q.outstanding.Add(-1)
+		q.bytes.Add(-size)
 		return false
 	}
-	q.requests = append(q.requests, r)
-	q.bytes += size
-	q.ready.Signal()
-	return true
+	q.answered.Add(1)
+	q.mu.Lock()
+	closed := q.closed
+	if !closed {
+		q.requests = append(q.requests, r)
+		q.ready.Signal()
+	}
+	q.mu.Unlock()
+	if closed {
+		q.release(r)
+	}
+	return !closed
+}
+
+// release makes room for another request in the place of r.
+func (q *queue) release(r request) {
+	q.outstanding.Add(-1)
+	q.bytes.Add(-int64(r.msg.Size()))
+	q.answered.Done()
 }
 
 // take waits for requests and returns all of them, in memory that the batch
@@ -57,7 +80,7 @@ func (q *queue) take(before []request) []request {
 		q.ready.Wait()
 	}
 	taken := q.requests
-	q.requests, q.bytes = before[:0], 0
+	q.requests = before[:0]
 	return taken
 }
 
@@ -75,14 +98,15 @@ func (q *queue) takeOne() (request, bool) {
 	r := q.requests[0]
 	q.requests[0] = request{}
 	q.requests = q.requests[1:]
-	q.bytes -= r.msg.Size()
 	return r, true
 }
 
-// close lets take return once the queue is empty.
-func (q *queue) close() {
+// drain lets take return once the queue is empty, and waits until all requests
+// that were taken are answered.
+func (q *queue) drain() {
 	q.mu.Lock()
-	defer q.mu.Unlock()
 	q.closed = true
 	q.ready.Broadcast()
+	q.mu.Unlock()
+	q.answered.Wait()
 }

@@ -54,6 +54,17 @@ const (
 // flushTimeout is how long a round trip to the server may take.
 const flushTimeout = 5 * time.Second
 
+// A Submitter is a store that takes commands without making their sender wait.
+// The service uses it where the store has it; it keeps a worker of an operation
+// free while a command is under way.
+type Submitter interface {
+	// Submit carries out a command as [kv.Store.Do] does, and calls done once,
+	// from any goroutine, with what Do would return. Commands that one goroutine
+	// submits one after the other take effect in that order. Submit and done
+	// must not wait for each other's callers.
+	Submit(ctx context.Context, cmd kv.Command, done func(kv.Result, error))
+}
+
 // Options configure a service. The zero value means the defaults.
 type Options struct {
 	// Subjects are those to serve; the default is [bus.DefaultPrefix].
@@ -62,9 +73,9 @@ type Options struct {
 	WorkerName string
 	// Version is the version of the program, a semantic version.
 	Version string
-	// MaxPending and MaxPendingBytes bound each operation's queue, by requests
-	// and by the bytes of their messages. A worker holds at most as many again,
-	// which it has taken from the queue.
+	// MaxPending and MaxPendingBytes bound the requests on each operation that
+	// were taken and not yet answered, by number and by the bytes of their
+	// messages.
 	MaxPending      int
 	MaxPendingBytes int
 	// ClaimWait is how long a worker with a store of its own waits to hear of
@@ -86,6 +97,9 @@ type Service struct {
 	opts     Options
 	subjects bus.Subjects
 	logger   *slog.Logger
+
+	// submit hands a command to the store, as [Submitter] says.
+	submit func(ctx context.Context, cmd kv.Command, done func(kv.Result, error))
 
 	discovery discovery
 	claim     *claim
@@ -132,6 +146,13 @@ func newService(nc *nats.Conn, store kv.Store, opts Options) (*Service, error) {
 		opts:     opts,
 		subjects: opts.Subjects,
 		logger:   opts.Logger,
+	}
+	if submitter, ok := store.(Submitter); ok {
+		s.submit = submitter.Submit
+	} else {
+		s.submit = func(ctx context.Context, cmd kv.Command, done func(kv.Result, error)) {
+			done(store.Do(ctx, cmd))
+		}
 	}
 	id := nuid.Next()
 	s.claim = newClaim(s.subjects.Prefix(), id, opts.OnLost)
@@ -227,7 +248,7 @@ func (s *Service) Stop(ctx context.Context) error {
 		defer close(done)
 		drained.Wait()
 		for _, l := range s.lanes {
-			l.queue.close()
+			l.queue.drain()
 		}
 		s.workers.Wait()
 	}()

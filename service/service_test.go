@@ -324,8 +324,8 @@ func TestOverload(t *testing.T) {
 		opts service.Options
 		body string
 	}{
-		{"by number", service.Options{MaxPending: 3}, "x"},
-		{"by bytes", service.Options{MaxPendingBytes: 3500}, strings.Repeat("x", 1000)},
+		{"by number", service.Options{MaxPending: 4}, "x"},
+		{"by bytes", service.Options{MaxPendingBytes: 4500}, strings.Repeat("x", 1000)},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

@@ -41,5 +41,5 @@ func (s *Store) sweep() {
 func (s *Store) expire() {
 	before := s.machine.Revision()
 	s.machine.Expire(time.Now().UnixNano())
-	s.settle(before)
+	wake(s.settle(before))
 }

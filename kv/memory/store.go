@@ -60,18 +60,34 @@ func New(opts Options) *Store {
 
 // Do implements [kv.Store].
 func (s *Store) Do(ctx context.Context, cmd kv.Command) (kv.Result, error) {
+	result, changed, err := s.apply(ctx, &cmd)
+	wake(changed)
+	return result, err
+}
+
+// Submit carries out a command and calls done with what [Store.Do] returns,
+// before it returns itself and before those who watch are woken: an answer does
+// not wait for the events.
+func (s *Store) Submit(ctx context.Context, cmd kv.Command, done func(kv.Result, error)) {
+	result, changed, err := s.apply(ctx, &cmd)
+	defer wake(changed)
+	done(result, err)
+}
+
+// apply carries out a command. The channel, if it is not nil, is to be closed:
+// somebody waits for what the command did.
+func (s *Store) apply(ctx context.Context, cmd *kv.Command) (kv.Result, chan struct{}, error) {
 	if err := ctx.Err(); err != nil {
-		return kv.Result{}, err
+		return kv.Result{}, nil, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed.Load() {
-		return kv.Result{}, kv.ErrClosed
+		return kv.Result{}, nil, kv.ErrClosed
 	}
 	before := s.machine.Revision()
-	result, err := s.machine.Apply(time.Now().UnixNano(), &cmd)
-	s.settle(before)
-	return result, err
+	result, err := s.machine.Apply(time.Now().UnixNano(), cmd)
+	return result, s.settle(before), err
 }
 
 // Get implements [kv.Store].
@@ -123,7 +139,7 @@ func (s *Store) Close() error {
 	if s.timer != nil {
 		s.timer.Stop()
 	}
-	s.wake()
+	wake(s.takeChanged())
 	return nil
 }
 
@@ -143,19 +159,28 @@ func (s *Store) readable(ctx context.Context, opts kv.ReadOptions) error {
 }
 
 // settle does what is due after the machine was fed, given the revision from
-// before: it wakes those who wait for events and arms the timer.
-func (s *Store) settle(before uint64) {
-	if s.machine.Revision() != before {
-		s.wake()
-	}
+// before: it arms the timer, and returns the channel to close if somebody waits
+// for what changed.
+func (s *Store) settle(before uint64) chan struct{} {
 	if due := s.machine.DeadlineBound(); s.armed == 0 || due < s.armed {
 		s.arm(due)
 	}
+	if s.machine.Revision() == before {
+		return nil
+	}
+	return s.takeChanged()
 }
 
-func (s *Store) wake() {
-	if s.changed != nil {
-		close(s.changed)
-		s.changed = nil
+// takeChanged returns the channel that those wait on who wait for a change, nil
+// if nobody does.
+func (s *Store) takeChanged() chan struct{} {
+	changed := s.changed
+	s.changed = nil
+	return changed
+}
+
+func wake(changed chan struct{}) {
+	if changed != nil {
+		close(changed)
 	}
 }
