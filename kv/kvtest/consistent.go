@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"kvbus/kv"
 )
@@ -87,7 +88,10 @@ func (s *subject) compareWithHistory(read func(seen func(sighting))) {
 	done := make(chan struct{})
 	go func() { group.Wait(); close(done) }()
 	var sightings []sighting
-	for running := true; running; {
+	for round, running := 0, true; running; round++ {
+		if round > 100 {
+			time.Sleep(pause) // a slow store gives time enough; more pages show no more
+		}
 		select {
 		case <-done:
 			running = false
