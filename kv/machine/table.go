@@ -2,6 +2,7 @@ package machine
 
 import (
 	"hash/maphash"
+	"math/bits"
 	"sync/atomic"
 )
 
@@ -9,10 +10,10 @@ import (
 // look things up at the same time without waiting.
 //
 // It is an extendible hash: a directory, indexed by the leading bits of the
-// hash, of segments that grow, split and shed their tombstones one at a time,
-// so that no single insert pays for the size of the table. A segment that is
-// replaced stays as it was for the readers that are still in it; they find
-// what was there when they started, which is as good as having read then.
+// hash, of segments that split and shed their tombstones one at a time, so that
+// no single insert pays for the size of the table. A segment that is replaced
+// stays as it was for the readers that are still in it; they find what was
+// there when they started, which is as good as having read then.
 //
 // The seed is random. It can't be seen in any answer: nothing is listed in the
 // order of the table.
@@ -26,40 +27,58 @@ type directory struct {
 	segments []atomic.Pointer[segment]
 }
 
-// A segment is an open-addressing table with linear probing.
+// A segment is an open-addressing table of groups, with linear probing.
 type segment struct {
-	depth uint // leading bits of the hash that all its nodes share
-	slots []slot
-	live  int
-	used  int // live and removed ones
+	groups [segmentGroups]group
+	depth  uint // leading bits of the hash that all its nodes share
+	live   int
+	used   int // live and removed ones
 }
 
-// A slot is empty while its hash is 0; one whose node is nil was removed.
-type slot struct {
-	hash atomic.Uint64
-	node atomic.Pointer[node]
+// groupSlots is the number of nodes in a group.
+const groupSlots = 7
+
+// A group is as large as a cache line: a look at its tags, a byte for each node
+// with 7 bits of its hash, tells nearly always which of the nodes is meant, and
+// whether a probe goes on to the next group.
+type group struct {
+	tags  atomic.Uint64
+	nodes [groupSlots]atomic.Pointer[node]
+}
+
+// A tag has its highest bit set; the others are no hash's.
+const (
+	tagEmpty   = 0
+	tagRemoved = 1
+
+	lowBits  = 0x0101010101010101
+	highBits = 0x8080808080808080
+	allSlots = 0x00ffffffffffffff
+)
+
+// tagOf returns the tag of a hash, whose lowest bits choose the group.
+func tagOf(hash uint64) uint64 { return hash>>(64-7-maxDepth)&0x7f | 0x80 }
+
+// matches returns the highest bit of each byte of tags that equals tag. It may
+// report a byte above a match too, which the comparison of keys rules out.
+func matches(tags, tag uint64) uint64 {
+	x := tags ^ tag*lowBits
+	return (x - lowBits) &^ x & highBits & allSlots
 }
 
 const (
-	minSegment = 8
-	maxSegment = 1024
+	segmentGroups = 64
+	maxDepth      = 32 // leading bits of the hash that the directory may use
 )
 
 func (t *table) init() {
 	t.seed = maphash.MakeSeed()
 	d := &directory{segments: make([]atomic.Pointer[segment], 1)}
-	d.segments[0].Store(newSegment(0, minSegment))
+	d.segments[0].Store(&segment{})
 	t.directory.Store(d)
 }
 
-func newSegment(depth uint, slots int) *segment {
-	return &segment{depth: depth, slots: make([]slot, slots)}
-}
-
-// hash returns the hash of key, which is never 0.
-func (t *table) hash(key string) uint64 {
-	return max(1, maphash.String(t.seed, key))
-}
+func (t *table) hash(key string) uint64 { return maphash.String(t.seed, key) }
 
 func (d *directory) at(hash uint64) *atomic.Pointer[segment] {
 	return &d.segments[hash>>1>>(63-d.depth)]
@@ -69,15 +88,17 @@ func (d *directory) at(hash uint64) *atomic.Pointer[segment] {
 func (t *table) get(key string) *node {
 	hash := t.hash(key)
 	s := t.directory.Load().at(hash).Load()
-	mask := uint64(len(s.slots) - 1)
-	for i := hash & mask; ; i = (i + 1) & mask {
-		slot := &s.slots[i]
-		switch slot.hash.Load() {
-		case hash:
-			if n := slot.node.Load(); n != nil && n.key == key {
+	tag := tagOf(hash)
+	for i := hash; ; i++ {
+		g := &s.groups[i%segmentGroups]
+		tags := g.tags.Load()
+		for found := matches(tags, tag); found != 0; found &= found - 1 {
+			n := g.nodes[bits.TrailingZeros64(found)/8].Load()
+			if n != nil && n.key == key {
 				return n
 			}
-		case 0:
+		}
+		if matches(tags, tagEmpty) != 0 {
 			return nil
 		}
 	}
@@ -97,62 +118,72 @@ func (t *table) put(n *node) {
 // remove takes out a node that is there.
 func (t *table) remove(n *node) {
 	hash := t.hash(n.key)
-	place := t.directory.Load().at(hash)
-	s := place.Load()
-	mask := uint64(len(s.slots) - 1)
-	i := hash & mask
-	for s.slots[i].node.Load() != n {
-		i = (i + 1) & mask
+	s := t.directory.Load().at(hash).Load()
+	for i := hash; ; i++ {
+		g := &s.groups[i%segmentGroups]
+		for slot := range g.nodes {
+			if g.nodes[slot].Load() != n {
+				continue
+			}
+			// No probe went past a group that is not full, and none needs to now.
+			tag := uint64(tagRemoved)
+			if matches(g.tags.Load(), tagEmpty) != 0 {
+				tag = tagEmpty
+				s.used--
+			}
+			s.live--
+			g.setTag(slot, tag)
+			g.nodes[slot].Store(nil)
+			return
+		}
 	}
-	s.slots[i].node.Store(nil)
-	s.live--
 }
 
-// full reports whether there is no room for one more; a quarter stays empty,
-// so that probes are short and end.
-func (s *segment) full() bool { return s.used >= len(s.slots)/4*3 }
+func (g *group) setTag(slot int, tag uint64) {
+	shift := slot * 8
+	g.tags.Store(g.tags.Load()&^(0xff<<shift) | tag<<shift)
+}
+
+// full reports whether there is no room for one more; an eighth stays empty, so
+// that probes are short and end.
+func (s *segment) full() bool { return s.used >= segmentGroups*groupSlots*7/8 }
 
 func (s *segment) insert(hash uint64, n *node) {
-	mask := uint64(len(s.slots) - 1)
-	i := hash & mask
-	for s.slots[i].hash.Load() != 0 {
-		i = (i + 1) & mask
+	for i := hash; ; i++ {
+		g := &s.groups[i%segmentGroups]
+		if empty := matches(g.tags.Load(), tagEmpty); empty != 0 {
+			slot := bits.TrailingZeros64(empty) / 8
+			// The tag comes last: it is what makes the node visible.
+			g.nodes[slot].Store(n)
+			g.setTag(slot, tagOf(hash))
+			s.live++
+			s.used++
+			return
+		}
 	}
-	// The hash comes last: it is what makes the slot visible.
-	s.slots[i].node.Store(n)
-	s.slots[i].hash.Store(hash)
-	s.live++
-	s.used++
 }
 
-// grow makes room in the segment of hash: it drops tombstones, or doubles the
-// segment, or splits it in two.
+// grow makes room in the segment of hash: it drops tombstones if they are many,
+// or splits the segment in two.
 func (t *table) grow(hash uint64, s *segment) {
-	switch size := len(s.slots); {
-	case s.live < size/8 && size > minSegment:
-		t.replace(hash, s, s.resized(size/2))
-	case s.live < size/2:
-		t.replace(hash, s, s.resized(size))
-	case size < maxSegment:
-		t.replace(hash, s, s.resized(2*size))
-	default:
+	if s.live >= segmentGroups*groupSlots/2 {
 		t.split(hash, s)
+		return
 	}
-}
-
-func (s *segment) resized(slots int) *segment {
-	next := newSegment(s.depth, slots)
-	for hash, n := range s.all {
-		next.insert(hash, n)
+	next := &segment{depth: s.depth}
+	for n := range s.all {
+		next.insert(t.hash(n.key), n)
 	}
-	return next
+	t.replace(hash, s, next)
 }
 
 // all iterates over the live nodes of a segment.
-func (s *segment) all(yield func(uint64, *node) bool) {
-	for i := range s.slots {
-		if n := s.slots[i].node.Load(); n != nil && !yield(s.slots[i].hash.Load(), n) {
-			return
+func (s *segment) all(yield func(*node) bool) {
+	for i := range s.groups {
+		for slot := range s.groups[i].nodes {
+			if n := s.groups[i].nodes[slot].Load(); n != nil && !yield(n) {
+				return
+			}
 		}
 	}
 }
@@ -180,8 +211,9 @@ func (t *table) split(hash uint64, s *segment) {
 		t.directory.Store(doubled)
 		d = doubled
 	}
-	halves := [2]*segment{newSegment(s.depth+1, maxSegment), newSegment(s.depth+1, maxSegment)}
-	for h, n := range s.all {
+	halves := [2]*segment{{depth: s.depth + 1}, {depth: s.depth + 1}}
+	for n := range s.all {
+		h := t.hash(n.key)
 		halves[h>>(63-s.depth)&1].insert(h, n)
 	}
 	span := 1 << (d.depth - s.depth)

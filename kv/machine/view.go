@@ -16,6 +16,8 @@ import (
 // replace. Its methods need no lock. Close it when done.
 type View struct {
 	revision uint64
+	time     int64
+	limits   kv.Limits
 	index    *btree.Map[string, *node]
 	closed   atomic.Bool
 
@@ -28,6 +30,8 @@ func (m *Machine) View() *View {
 	m.dropClosedViews()
 	v := &View{
 		revision: m.Revision(),
+		time:     m.now,
+		limits:   m.limits,
 		index:    m.index.Copy(),
 		kept:     make(map[*node]*version),
 	}

@@ -3,43 +3,53 @@ package memory
 import (
 	"math"
 	"time"
+
+	"kvbus/kv/machine"
 )
 
-// clockCheck is how often the timer looks at the wall clock while a deadline is
+// clockCheck is how often the alarm looks at the wall clock while a deadline is
 // pending: a clock that is set forward is noticed that soon.
 const clockCheck = time.Second
 
-// arm sets the timer for a deadline, in Unix nanoseconds; math.MaxInt64 is none.
-func (s *Store) arm(due int64) {
-	if due == math.MaxInt64 || s.closed.Load() {
+// An alarm calls ring at a deadline.
+type alarm struct {
+	ring  func()
+	timer *time.Timer
+	due   int64 // Unix nanoseconds; 0 while it is not set
+}
+
+// set lets the alarm go off at due, in Unix nanoseconds, unless it goes off
+// earlier; math.MaxInt64 is never.
+func (a *alarm) set(due int64) {
+	if due == math.MaxInt64 || a.due != 0 && a.due <= due {
 		return
 	}
-	s.armed = due
+	a.due = due
 	wait := min(clockCheck, time.Until(time.Unix(0, due)))
-	if s.timer == nil {
-		s.timer = time.AfterFunc(wait, s.sweep)
+	if a.timer == nil {
+		a.timer = time.AfterFunc(wait, a.ring)
 	} else {
-		s.timer.Reset(wait)
+		a.timer.Reset(wait)
 	}
 }
 
-// sweep is the timer's shot.
+func (a *alarm) stop() {
+	if a.timer != nil {
+		a.timer.Stop()
+	}
+}
+
+// sweep is the alarm's call.
 func (s *Store) sweep() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.armed = 0
-	if s.closed.Load() {
-		return
+	wake, err := s.shared.Update(func(m *machine.Machine) {
+		m.Expire(time.Now().UnixNano())
+		s.alarm.due = 0
+		if due, ok := m.NextDeadline(); ok {
+			s.alarm.set(due)
+		}
+	})
+	if err != nil {
+		return // closed
 	}
-	s.expire()
-	if due, ok := s.machine.NextDeadline(); ok {
-		s.arm(due)
-	}
-}
-
-// expire takes out what has expired by now.
-func (s *Store) expire() {
-	before := s.machine.Revision()
-	s.machine.Expire(time.Now().UnixNano())
-	wake(s.settle(before))
+	wake.Up()
 }

@@ -13,8 +13,7 @@ package memory
 import (
 	"context"
 	"fmt"
-	"sync"
-	"sync/atomic"
+	"iter"
 	"time"
 
 	"kvbus/kv"
@@ -35,15 +34,8 @@ type Options struct {
 
 // A Store is a [kv.Store] in memory.
 type Store struct {
-	closed atomic.Bool
-
-	mu      sync.Mutex
-	machine *machine.Machine
-	// changed is closed at the next mutation or at Close; nil while nobody
-	// waits for it.
-	changed chan struct{}
-	timer   *time.Timer
-	armed   int64 // Unix nanoseconds at which the timer is due; 0 while it is not
+	shared *machine.Shared
+	alarm  alarm // under the lock of shared
 }
 
 // New returns an empty store. Close it when done.
@@ -51,17 +43,19 @@ func New(opts Options) *Store {
 	if opts.Limits == (kv.Limits{}) {
 		opts.Limits = kv.DefaultLimits()
 	}
-	return &Store{machine: machine.New(machine.Options{
+	s := &Store{shared: machine.Share(machine.New(machine.Options{
 		Limits:       opts.Limits,
 		ReplayEvents: opts.ReplayEvents,
 		ReplayBytes:  opts.ReplayBytes,
-	})}
+	}))}
+	s.alarm.ring = s.sweep
+	return s
 }
 
 // Do implements [kv.Store].
 func (s *Store) Do(ctx context.Context, cmd kv.Command) (kv.Result, error) {
-	result, changed, err := s.apply(ctx, &cmd)
-	wake(changed)
+	result, wake, err := s.apply(ctx, &cmd)
+	wake.Up()
 	return result, err
 }
 
@@ -69,25 +63,23 @@ func (s *Store) Do(ctx context.Context, cmd kv.Command) (kv.Result, error) {
 // before it returns itself and before those who watch are woken: an answer does
 // not wait for the events.
 func (s *Store) Submit(ctx context.Context, cmd kv.Command, done func(kv.Result, error)) {
-	result, changed, err := s.apply(ctx, &cmd)
-	defer wake(changed)
+	result, wake, err := s.apply(ctx, &cmd)
+	defer wake.Up()
 	done(result, err)
 }
 
-// apply carries out a command. The channel, if it is not nil, is to be closed:
-// somebody waits for what the command did.
-func (s *Store) apply(ctx context.Context, cmd *kv.Command) (kv.Result, chan struct{}, error) {
+func (s *Store) apply(ctx context.Context, cmd *kv.Command) (result kv.Result, wake machine.Wake, err error) {
 	if err := ctx.Err(); err != nil {
-		return kv.Result{}, nil, err
+		return kv.Result{}, machine.Wake{}, err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed.Load() {
-		return kv.Result{}, nil, kv.ErrClosed
+	wake, closed := s.shared.Update(func(m *machine.Machine) {
+		result, err = m.Apply(time.Now().UnixNano(), cmd)
+		s.alarm.set(m.DeadlineBound())
+	})
+	if closed != nil {
+		return kv.Result{}, wake, closed
 	}
-	before := s.machine.Revision()
-	result, err := s.machine.Apply(time.Now().UnixNano(), cmd)
-	return result, s.settle(before), err
+	return result, wake, err
 }
 
 // Get implements [kv.Store].
@@ -95,14 +87,7 @@ func (s *Store) Get(ctx context.Context, key string, opts kv.ReadOptions) (kv.En
 	if err := s.readable(ctx, opts); err != nil {
 		return kv.Entry{}, err
 	}
-	entry, ok := s.machine.Get(key)
-	if !ok || !entry.ExpiresAt.IsZero() && entry.Expired(time.Now()) {
-		if err := kv.ValidateKey(key); err != nil {
-			return kv.Entry{}, err
-		}
-		return kv.Entry{}, kv.ErrNotFound
-	}
-	return entry, nil
+	return s.shared.Get(key)
 }
 
 // Scan implements [kv.Store].
@@ -110,12 +95,21 @@ func (s *Store) Scan(ctx context.Context, q kv.Query) (kv.Page, error) {
 	if err := s.readable(ctx, q.ReadOptions); err != nil {
 		return kv.Page{}, err
 	}
-	s.mu.Lock()
-	view := s.machine.View()
-	now := time.Now()
-	s.mu.Unlock()
-	defer view.Close()
-	return view.Scan(q, now)
+	return s.shared.Scan(q)
+}
+
+// Replay implements [kv.Store].
+func (s *Store) Replay(ctx context.Context, q kv.ReplayQuery) (kv.Replay, error) {
+	if err := s.readable(ctx, q.ReadOptions); err != nil {
+		return kv.Replay{}, err
+	}
+	return s.shared.Replay(q)
+}
+
+// Watch implements [kv.Store]. What happened before Close comes before
+// [kv.ErrClosed].
+func (s *Store) Watch(ctx context.Context, opts kv.WatchOptions) iter.Seq2[kv.Event, error] {
+	return s.shared.Watch(ctx, opts)
 }
 
 // Info implements [kv.Store].
@@ -123,23 +117,21 @@ func (s *Store) Info(ctx context.Context) (kv.Info, error) {
 	if err := s.readable(ctx, kv.ReadOptions{}); err != nil {
 		return kv.Info{}, err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.expire()
-	info := s.machine.Info()
+	var info kv.Info
+	wake, err := s.shared.Update(func(m *machine.Machine) {
+		m.Expire(time.Now().UnixNano()) // what has expired is not counted
+		info = m.Info()
+	})
+	wake.Up()
 	info.Store = "memory"
-	return info, nil
+	return info, err
 }
 
 // Close implements [kv.Store].
 func (s *Store) Close() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.closed.Store(true)
-	if s.timer != nil {
-		s.timer.Stop()
-	}
-	wake(s.takeChanged())
+	// Nobody sets the alarm after the machine is closed.
+	_, _ = s.shared.Update(func(*machine.Machine) { s.alarm.stop() }) // closed already is as good
+	s.shared.Close()
 	return nil
 }
 
@@ -148,39 +140,12 @@ func (s *Store) readable(ctx context.Context, opts kv.ReadOptions) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if s.closed.Load() {
+	if s.shared.Closed() {
 		return kv.ErrClosed
 	}
-	if revision := s.machine.Revision(); opts.MinRevision > revision {
+	if revision := s.shared.Revision(); opts.MinRevision > revision {
 		// Nobody else writes: no wait would bring it.
 		return fmt.Errorf("%w: the store is at revision %d, before %d", kv.ErrUnavailable, revision, opts.MinRevision)
 	}
 	return nil
-}
-
-// settle does what is due after the machine was fed, given the revision from
-// before: it arms the timer, and returns the channel to close if somebody waits
-// for what changed.
-func (s *Store) settle(before uint64) chan struct{} {
-	if due := s.machine.DeadlineBound(); s.armed == 0 || due < s.armed {
-		s.arm(due)
-	}
-	if s.machine.Revision() == before {
-		return nil
-	}
-	return s.takeChanged()
-}
-
-// takeChanged returns the channel that those wait on who wait for a change, nil
-// if nobody does.
-func (s *Store) takeChanged() chan struct{} {
-	changed := s.changed
-	s.changed = nil
-	return changed
-}
-
-func wake(changed chan struct{}) {
-	if changed != nil {
-		close(changed)
-	}
 }

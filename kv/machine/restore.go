@@ -1,0 +1,68 @@
+package machine
+
+import (
+	"fmt"
+	"iter"
+
+	"kvbus/kv"
+)
+
+// A State is what a machine is at one moment, without its entries and without
+// its ring of events.
+type State struct {
+	Revision uint64
+	Time     int64 // Unix nanoseconds
+	Keys     int   // how many entries there are
+	Limits   kv.Limits
+}
+
+// State returns the state that the view froze.
+func (v *View) State() State {
+	return State{Revision: v.revision, Time: v.time, Keys: v.index.Len(), Limits: v.limits}
+}
+
+// All returns all entries of the view, sorted by the bytes of their keys, also
+// those whose deadline has passed since the machine's time.
+func (v *View) All() iter.Seq[kv.Entry] {
+	return func(yield func(kv.Entry) bool) {
+		v.index.Scan(func(key string, n *node) bool {
+			version := v.version(n)
+			return yield(kv.Entry{Key: key, Value: version.value, Revision: version.revision, ExpiresAt: instant(version.deadline)})
+		})
+	}
+}
+
+// Restore returns a machine with that state and those entries, sorted by the
+// bytes of their keys. Its ring is empty; the limits of opts don't count. It
+// fails with the first error of entries, or if they are not as the state says.
+func Restore(opts Options, state State, entries iter.Seq2[kv.Entry, error]) (*Machine, error) {
+	opts.Limits = state.Limits
+	m := New(opts)
+	m.revision.Store(state.Revision)
+	m.now = state.Time
+	last := ""
+	for entry, err := range entries {
+		if err != nil {
+			return nil, err
+		}
+		if entry.Key <= last && m.keys > 0 {
+			return nil, fmt.Errorf("entries out of order: %q after %q", entry.Key, last)
+		}
+		last = entry.Key
+		v := &version{value: entry.Value, revision: entry.Revision}
+		if !entry.ExpiresAt.IsZero() {
+			v.deadline = entry.ExpiresAt.UnixNano()
+		}
+		n := newNode(entry.Key)
+		n.current.Store(v)
+		m.table.put(n)
+		m.index.Load(n.key, n)
+		m.deadlines.update(n, v)
+		m.keys++
+		m.bytes += int64(len(n.key) + len(v.value))
+	}
+	if m.keys != int64(state.Keys) {
+		return nil, fmt.Errorf("%d entries, %d were announced", m.keys, state.Keys)
+	}
+	return m, nil
+}

@@ -1,0 +1,173 @@
+package machine
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"kvbus/kv"
+)
+
+// A Shared is a machine behind the lock that its concurrent use needs, with
+// those who wait for its events. All its methods are safe for concurrent use.
+type Shared struct {
+	machine atomic.Pointer[Machine]
+
+	mu sync.Mutex
+	// changed is closed at the next mutation or at Close; nil while nobody
+	// waits for it.
+	changed chan struct{}
+	closed  atomic.Bool
+}
+
+// Share puts m behind a lock. Nobody else may use it any more.
+func Share(m *Machine) *Shared {
+	s := &Shared{}
+	s.machine.Store(m)
+	return s
+}
+
+// A Wake wakes those who wait for events. The zero Wake wakes nobody.
+type Wake struct{ changed chan struct{} }
+
+// Up wakes them.
+func (w Wake) Up() {
+	if w.changed != nil {
+		close(w.changed)
+	}
+}
+
+// Update calls f with the machine, which f must not keep. It fails with
+// [kv.ErrClosed], and f is then not called. Who wait for the events that f made
+// sleep on until the Wake is used, which must be soon.
+func (s *Shared) Update(f func(m *Machine)) (Wake, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed.Load() {
+		return Wake{}, kv.ErrClosed
+	}
+	m := s.machine.Load()
+	before := m.Revision()
+	f(m)
+	if m.Revision() == before {
+		return Wake{}, nil
+	}
+	return s.wake(), nil
+}
+
+// Replace puts another machine, which is further on, in the place of the
+// present one. Watchers go on in its ring.
+func (s *Shared) Replace(m *Machine) {
+	s.mu.Lock()
+	s.machine.Store(m)
+	wake := s.wake()
+	s.mu.Unlock()
+	wake.Up()
+}
+
+func (s *Shared) wake() Wake {
+	changed := s.changed
+	s.changed = nil
+	return Wake{changed}
+}
+
+// Closed reports whether the machine was closed.
+func (s *Shared) Closed() bool { return s.closed.Load() }
+
+// Close ends updates and, once they have had what happened before, watches.
+func (s *Shared) Close() {
+	s.mu.Lock()
+	s.closed.Store(true)
+	wake := s.wake()
+	s.mu.Unlock()
+	wake.Up()
+}
+
+// Revision returns the revision of the last mutation. It waits for nobody.
+func (s *Shared) Revision() uint64 { return s.machine.Load().Revision() }
+
+// Get returns the entry of key as [kv.Store.Get] does, by the wall clock. It
+// waits for nobody.
+func (s *Shared) Get(key string) (kv.Entry, error) {
+	entry, ok := s.machine.Load().Get(key)
+	if !ok || !entry.ExpiresAt.IsZero() && entry.Expired(time.Now()) {
+		if err := kv.ValidateKey(key); err != nil {
+			return kv.Entry{}, err
+		}
+		return kv.Entry{}, kv.ErrNotFound
+	}
+	return entry, nil
+}
+
+// View freezes the current state.
+func (s *Shared) View() *View {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.machine.Load().View()
+}
+
+// Scan answers q as [kv.Store.Scan] does, by the wall clock. It holds the lock
+// only to freeze the state.
+func (s *Shared) Scan(q kv.Query) (kv.Page, error) {
+	view := s.View()
+	defer view.Close()
+	return view.Scan(q, time.Now())
+}
+
+// Replay answers q as [kv.Store.Replay] does. It holds the lock for a few
+// events at a time.
+func (s *Shared) Replay(q kv.ReplayQuery) (kv.Replay, error) {
+	if err := kv.ValidatePrefix(q.Prefix); err != nil {
+		return kv.Replay{}, err
+	}
+	return Replay(q, s.Revision(), s.Events)
+}
+
+// Events is [Machine.Events].
+func (s *Shared) Events(after uint64, buf []kv.Event) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.machine.Load().Events(after, buf)
+}
+
+// Next waits for events after a revision and copies them into buf. It fails
+// with a [*kv.LagError] if the ring no longer holds the first of them, with the
+// context's error, and with [kv.ErrClosed] once there is nothing more to come.
+func (s *Shared) Next(ctx context.Context, after uint64, buf []kv.Event) (int, error) {
+	for {
+		if err := ctx.Err(); err != nil {
+			return 0, err
+		}
+		n, changed, err := s.poll(after, buf)
+		if n > 0 || err != nil {
+			return n, err
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// poll is Next without the wait: where there is nothing yet, it returns a
+// channel that is closed when there may be.
+func (s *Shared) poll(after uint64, buf []kv.Event) (int, <-chan struct{}, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m := s.machine.Load()
+	if oldest := m.ring.oldest(m.Revision()); after+1 < oldest {
+		return 0, nil, &kv.LagError{First: after + 1, Last: oldest - 1}
+	}
+	n, err := m.Events(after, buf)
+	if n > 0 || err != nil {
+		return n, nil, err
+	}
+	if s.closed.Load() {
+		return 0, nil, kv.ErrClosed
+	}
+	if s.changed == nil {
+		s.changed = make(chan struct{})
+	}
+	return 0, s.changed, nil
+}
