@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nkeys"
 
 	"kvbus/bus/embedded"
 )
@@ -56,6 +57,38 @@ func TestCredentials(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestNKeysOfTwoAccounts(t *testing.T) {
+	ada, eve := nkey(t), nkey(t)
+	file := writeFile(t, "nats-server.conf", fmt.Sprintf(`
+		accounts { A { users: [ {nkey: %s} ] }, B { users: [ {user: bob, password: secret} ] } }
+	`, ada.public))
+	s := start(t, embedded.Options{ConfigFile: file})
+	nc := inProcess(t, s, ada.option)
+	carry(t, nc, nc, 10)
+	inProcess(t, s, nats.UserInfo("bob", "secret"))
+	if nc, err := s.Connect(eve.option); !errors.Is(err, nats.ErrAuthorization) {
+		t.Errorf("an unknown key: connection %v, error %v", nc, err)
+	}
+}
+
+type userKey struct {
+	public string
+	option nats.Option
+}
+
+func nkey(t *testing.T) userKey {
+	t.Helper()
+	pair, err := nkeys.CreateUser()
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, err := pair.PublicKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return userKey{public, nats.Nkey(public, pair.Sign)}
 }
 
 func verbose(o *nats.Options) error {

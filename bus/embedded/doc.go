@@ -10,11 +10,15 @@
 //
 // For all that NATS can do beyond the options (accounts, TLS, websocket, MQTT,
 // leaf nodes, clusters, monitoring) [Options.ConfigFile] takes a standard
-// nats-server.conf. What the caller sets in the options holds over the file,
-// and the log says so; what the caller leaves at zero is the file's; what both
-// leave open is the default. [Options.MaxPayload] alone is different: it is a
-// floor for the default, and a max_payload in the file holds over it, so read
-// [Server.MaxPayload] for what holds in the end.
+// nats-server.conf. What only one of the two sets, the options or the file, is
+// taken from there; what both leave open is the default. Where both set it:
+//
+//   - of the name and the address, the option holds, and the log says so;
+//   - of JetStream's directory and its syncing, the file holds, with a warning;
+//   - of the largest message, the file holds.
+//
+// [Server.Addr], [Server.StoreDir] and [Server.MaxPayload] say what holds in
+// the end.
 //
 // # Authentication
 //
@@ -31,11 +35,13 @@
 // # The log
 //
 // nats-server's log goes to [Options.Logger], each record with
-// component=nats-server: notices as Info, fatal errors as Error, traces as
-// [LevelTrace]. Debug and trace lines are made only where the logger is enabled
-// for them at the start. Where the file names a log_file, nats-server's lines
-// go there instead, at the levels which the file sets. Syslog is not used; the
-// log says so where the file asks for it.
+// component=nats-server. Notices are Info while the server runs, and Debug
+// while it starts and stops, which takes it a dozen of them each time; the
+// process has its own line for both. Warnings and errors keep their level,
+// fatal errors are Error, traces [LevelTrace]. Debug and trace lines are made
+// only where the logger is enabled for them at the start. Where the file names
+// a log_file, nats-server's lines go there instead, at the levels which the
+// file sets. Syslog is not used; the log says so where the file asks for it.
 //
 // A fatal error never ends the process. One that comes up during [Start] is
 // its error; a later one is only logged.
@@ -48,6 +54,10 @@
 // reconnect to a server that is gone. The server handles no signals.
 //
 // # What else to know
+//
+// nats.go holds at most 64 MiB for a subscription that lags. A larger message
+// gets through only where the subscriber raises its own limit
+// (SetPendingLimits), whatever [Options.MaxPayload] is.
 //
 // A store directory belongs to one running server. nats-server does not lock
 // it, so nothing stops a second server from writing there as well.

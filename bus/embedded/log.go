@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"sync/atomic"
 
 	srvlog "github.com/nats-io/nats-server/v2/logger"
 	"github.com/nats-io/nats-server/v2/server"
@@ -21,6 +22,9 @@ type natsLog struct {
 	*fatalTrap
 	debug, trace bool
 	io.Closer
+
+	// up is true from the end of Start to the beginning of Shutdown.
+	up *atomic.Bool
 }
 
 func newNATSLog(so *server.Options, logger *slog.Logger) (*natsLog, error) {
@@ -32,14 +36,16 @@ func newNATSLog(so *server.Options, logger *slog.Logger) (*natsLog, error) {
 		if err != nil {
 			return nil, fmt.Errorf("embedded: log_file in config file %q: %w", so.ConfigFile, err)
 		}
-		return &natsLog{newFatalTrap(file), so.Debug, so.Trace, file}, nil
+		return &natsLog{newFatalTrap(file), so.Debug, so.Trace, file, new(atomic.Bool)}, nil
 	}
 	ctx := context.Background()
+	up := new(atomic.Bool)
 	return &natsLog{
-		newFatalTrap(slogAdapter{logger}),
+		newFatalTrap(slogAdapter{logger, up}),
 		logger.Enabled(ctx, slog.LevelDebug),
 		logger.Enabled(ctx, LevelTrace),
 		io.NopCloser(nil),
+		up,
 	}, nil
 }
 
@@ -71,16 +77,26 @@ func openLogFile(so *server.Options) (*srvlog.Logger, error) {
 // slogAdapter is a [server.Logger] on a slog one.
 type slogAdapter struct {
 	logger *slog.Logger
+	up     *atomic.Bool
 }
 
 var _ server.Logger = slogAdapter{}
 
-func (a slogAdapter) Noticef(format string, v ...any) { a.log(slog.LevelInfo, format, v) }
-func (a slogAdapter) Warnf(format string, v ...any)   { a.log(slog.LevelWarn, format, v) }
-func (a slogAdapter) Errorf(format string, v ...any)  { a.log(slog.LevelError, format, v) }
-func (a slogAdapter) Fatalf(format string, v ...any)  { a.log(slog.LevelError, format, v) }
-func (a slogAdapter) Debugf(format string, v ...any)  { a.log(slog.LevelDebug, format, v) }
-func (a slogAdapter) Tracef(format string, v ...any)  { a.log(LevelTrace, format, v) }
+func (a slogAdapter) Warnf(format string, v ...any)  { a.log(slog.LevelWarn, format, v) }
+func (a slogAdapter) Errorf(format string, v ...any) { a.log(slog.LevelError, format, v) }
+func (a slogAdapter) Fatalf(format string, v ...any) { a.log(slog.LevelError, format, v) }
+func (a slogAdapter) Debugf(format string, v ...any) { a.log(slog.LevelDebug, format, v) }
+func (a slogAdapter) Tracef(format string, v ...any) { a.log(LevelTrace, format, v) }
+
+// Noticef logs what an operator should see while the server runs. Its beginning
+// and its end have a dozen notices each; the process has its own line for both.
+func (a slogAdapter) Noticef(format string, v ...any) {
+	level := slog.LevelDebug
+	if a.up.Load() {
+		level = slog.LevelInfo
+	}
+	a.log(level, format, v)
+}
 
 func (a slogAdapter) log(level slog.Level, format string, v []any) {
 	ctx := context.Background()

@@ -1,11 +1,15 @@
 package embedded_test
 
 import (
+	"bufio"
+	"io"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -28,11 +32,12 @@ func TestLogGoesToSlog(t *testing.T) {
 
 			// One line of each level, and that it is there when asked for only.
 			for prefix, from := range map[string]slog.Level{
-				"INFO nats-server Name:     one":                       slog.LevelInfo,
-				"INFO nats-server Server is ready":                     slog.LevelInfo,
-				"INFO nats-server Listening for client connections on": slog.LevelInfo,
-				"DEBUG nats-server Go build":                           slog.LevelDebug,
-				"DEBUG-4 nats-server pipe":                             embedded.LevelTrace,
+				"DEBUG nats-server Name:     one":                       slog.LevelDebug,
+				"DEBUG nats-server Server is ready":                     slog.LevelDebug,
+				"DEBUG nats-server Listening for client connections on": slog.LevelDebug,
+				"DEBUG nats-server Server Exiting":                      slog.LevelDebug,
+				"DEBUG nats-server Go build":                            slog.LevelDebug,
+				"DEBUG-4 nats-server pipe":                              embedded.LevelTrace,
 			} {
 				if line := log.find(prefix); (line != "") != (level <= from) {
 					t.Errorf("at %v the line %q... is %q", level, prefix, line)
@@ -51,10 +56,48 @@ func TestLogGoesToSlog(t *testing.T) {
 					t.Errorf("a secret in the log: %q", line)
 				}
 			}
-			if ready != 1 {
+			if level <= slog.LevelDebug && ready != 1 {
 				t.Errorf("it is ready %d times", ready)
 			}
+			if level == slog.LevelInfo && len(log.all()) > 0 {
+				t.Errorf("starting and stopping is not news: %q", log.all())
+			}
 		})
+	}
+}
+
+// A consumer that reads nothing is cut off, which nats-server tells as a notice.
+func TestNoticesWhileItRuns(t *testing.T) {
+	log := record(slog.LevelInfo)
+	file := writeFile(t, "nats-server.conf", "max_payload: 64KB, max_pending: 128KB")
+	s := start(t, embedded.Options{ConfigFile: file, Logger: slog.New(log)})
+	slow, err := net.Dial("tcp", s.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer slow.Close()
+	if _, err := io.WriteString(slow, "CONNECT {\"verbose\":true}\r\nSUB slow 1\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	// Each of CONNECT and SUB is answered once it is done; INFO comes first.
+	for lines, done := bufio.NewScanner(slow), 0; done < 2; {
+		if !lines.Scan() {
+			t.Fatalf("the server hung up: %v", lines.Err())
+		}
+		if lines.Text() == "+OK" {
+			done++
+		}
+	}
+
+	nc := inProcess(t, s)
+	deadline := time.Now().Add(patience)
+	for log.find("INFO nats-server 127.0.0.1:") == "" {
+		if time.Now().After(deadline) {
+			t.Fatalf("not in the log: %q", log.all())
+		}
+		if err := nc.Publish("slow", make([]byte, 64<<10)); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
@@ -68,10 +111,10 @@ func TestOverriddenFileIsLogged(t *testing.T) {
 }
 
 func TestSyslogOfTheConfigFileIsLeft(t *testing.T) {
-	log := record(slog.LevelInfo)
+	log := record(slog.LevelDebug)
 	file := writeFile(t, "nats-server.conf", `syslog: true, remote_syslog: "udp://127.0.0.1:1"`)
 	start(t, embedded.Options{ConfigFile: file, Logger: slog.New(log)})
-	if log.find("WARN nats-server syslog in the config file is not used") == "" || log.find("INFO nats-server Server is ready") == "" {
+	if log.find("WARN nats-server syslog in the config file is not used") == "" || log.find("DEBUG nats-server Server is ready") == "" {
 		t.Errorf("not in the log: %q", log.all())
 	}
 }

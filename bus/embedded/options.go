@@ -38,21 +38,22 @@ type Options struct {
 
 	// MaxPayload is the least that the largest message may have, in bytes,
 	// headers included. It raises nats-server's default of 1 MiB and never
-	// lowers it, and yields to a max_payload in the file. The most is 64 MiB,
-	// or the file's max_pending.
+	// lowers it, and yields to a max_payload in the file. max_pending rises
+	// with it, but a max_pending in the file that is less is an error.
 	MaxPayload int
 
 	// JetStream enables JetStream, with its files in StoreDir, which then must
-	// be set here or in the file. False leaves it to the file.
+	// be set here or in the file. False leaves it to the file. A file that
+	// disables it is an error.
 	JetStream bool
 
 	// StoreDir is the directory under which JetStream makes its own, named
-	// jetstream. It is created if absent.
+	// jetstream. It is created if absent. A store_dir in the file holds.
 	StoreDir string
 
 	// SyncAlways makes JetStream wait for the disk (fsync) before it
-	// acknowledges a message. False leaves it to the file; by default
-	// nats-server syncs every two minutes.
+	// acknowledges a message. A sync_interval in the file holds; where
+	// nothing is set, nats-server syncs every two minutes.
 	SyncAlways bool
 
 	// StartTimeout bounds [Start], the recovery of JetStream's files included.
@@ -76,6 +77,8 @@ func (o Options) natsOptions(logger *slog.Logger) (*server.Options, error) {
 		// nats-server itself gets this one from a flag's default, so that a
 		// file which does not speak of it has times in its log_file.
 		Logtime: true,
+		// Set first, so that false afterwards means that the file said so.
+		JetStream: o.JetStream,
 	}
 	if o.ConfigFile != "" {
 		if err := readConfigFile(so, o.ConfigFile); err != nil {
@@ -87,36 +90,25 @@ func (o Options) natsOptions(logger *slog.Logger) (*server.Options, error) {
 	so.NoSigs = true
 	so.DisableJetStreamBanner = true
 
-	override := func(option string, file *string, value string) {
-		if value == "" || value == *file {
-			return
-		}
-		if *file != "" {
-			logger.Info("an option overrides the config file", "option", option, "value", value, "file", *file)
-		}
-		*file = value
-	}
-	override("server_name", &so.ServerName, o.ServerName)
-	override("store_dir", &so.StoreDir, o.StoreDir)
+	o.applyServerName(so, logger)
 	if err := o.applyListen(so, logger); err != nil {
 		return nil, err
 	}
-	if so.MaxPayload == 0 {
-		so.MaxPayload = int32(max(o.MaxPayload, server.MAX_PAYLOAD_SIZE))
-	}
-	so.SyncAlways = so.SyncAlways || o.SyncAlways
-	so.JetStream = so.JetStream || o.JetStream
-	switch {
-	case o.JetStream && so.StoreDir == "":
-		// Without one nats-server would take a directory in the system's
-		// temporary one, the same for every server on the machine.
-		return nil, errors.New("embedded: JetStream is enabled without a StoreDir: must have one, here or in the config file")
-	case o.StoreDir != "" && !so.JetStream:
-		return nil, fmt.Errorf("embedded: StoreDir is %q: has no use unless JetStream is enabled", o.StoreDir)
-	case o.SyncAlways && !so.JetStream:
-		return nil, errors.New("embedded: SyncAlways is set: has no use unless JetStream is enabled")
+	o.applyMaxPayload(so)
+	if err := o.applyJetStream(so, logger); err != nil {
+		return nil, err
 	}
 	return so, nil
+}
+
+func (o Options) applyServerName(so *server.Options, logger *slog.Logger) {
+	if o.ServerName == "" || o.ServerName == so.ServerName {
+		return
+	}
+	if so.ServerName != "" {
+		logOptionHolds(logger, "server_name", o.ServerName, so.ServerName)
+	}
+	so.ServerName = o.ServerName
 }
 
 func (o Options) applyListen(so *server.Options, logger *slog.Logger) error {
@@ -126,8 +118,7 @@ func (o Options) applyListen(so *server.Options, logger *slog.Logger) error {
 			return fmt.Errorf("embedded: Listen is %q: %w", o.Listen, err)
 		}
 		if (so.Host != "" || so.Port != 0) && (so.Host != host || so.Port != port) {
-			logger.Info("an option overrides the config file", "option", "listen", "value", o.Listen,
-				"file", net.JoinHostPort(so.Host, strconv.Itoa(so.Port)))
+			logOptionHolds(logger, "listen", o.Listen, net.JoinHostPort(so.Host, strconv.Itoa(so.Port)))
 		}
 		so.Host, so.Port = host, port
 		return nil
@@ -139,6 +130,59 @@ func (o Options) applyListen(so *server.Options, logger *slog.Logger) error {
 		}
 	}
 	return nil
+}
+
+func (o Options) applyMaxPayload(so *server.Options) {
+	if so.MaxPayload != 0 {
+		return
+	}
+	so.MaxPayload = int32(max(o.MaxPayload, server.MAX_PAYLOAD_SIZE))
+	if so.MaxPending == 0 {
+		// nats-server takes two equal ones, but then cuts off whoever gets
+		// the largest message: its protocol line is over the limit. With
+		// twice as much one can be on its way while the next arrives.
+		so.MaxPending = max(2*int64(so.MaxPayload), server.MAX_PENDING_SIZE)
+	}
+}
+
+// applyJetStream leaves to the file what it says of JetStream: where the data
+// is and how it is kept belongs together, and is not split between two places.
+func (o Options) applyJetStream(so *server.Options, logger *slog.Logger) error {
+	switch {
+	case o.JetStream && !so.JetStream:
+		return fmt.Errorf("embedded: config file %q disables JetStream, which the options enable: must agree", o.ConfigFile)
+	case o.StoreDir != "" && !so.JetStream:
+		return fmt.Errorf("embedded: StoreDir is %q: has no use unless JetStream is enabled", o.StoreDir)
+	case o.SyncAlways && !so.JetStream:
+		return errors.New("embedded: SyncAlways is set: has no use unless JetStream is enabled")
+	}
+	switch {
+	case so.StoreDir == "":
+		so.StoreDir = o.StoreDir
+	case o.StoreDir != "" && o.StoreDir != so.StoreDir:
+		logFileHolds(logger, "store_dir", o.StoreDir, so.StoreDir)
+	}
+	switch {
+	case so.SyncInterval == 0: // The file says nothing; its "always" has one too.
+		so.SyncAlways = o.SyncAlways
+	case o.SyncAlways && !so.SyncAlways:
+		logFileHolds(logger, "sync_interval", "always", so.SyncInterval.String())
+	}
+	if o.JetStream && so.StoreDir == "" {
+		// Without one nats-server would take a directory in the system's
+		// temporary one, the same for every server on the machine.
+		return errors.New("embedded: JetStream is enabled without a StoreDir: must have one, here or in the config file")
+	}
+	return nil
+}
+
+func logOptionHolds(logger *slog.Logger, setting, option, file string) {
+	logger.Info("an option overrides the config file", "setting", setting, "option", option, "file", file)
+}
+
+// logFileHolds warns, because the caller may have promised what it asked for.
+func logFileHolds(logger *slog.Logger, setting, option, file string) {
+	logger.Warn("the config file overrides an option", "setting", setting, "option", option, "file", file)
 }
 
 // parseListen returns the port as nats-server takes it: -1 is any free one,

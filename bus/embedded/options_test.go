@@ -49,7 +49,10 @@ func TestOptionsOverFileOverDefaults(t *testing.T) {
 		"name in both":         {Options{ServerName: "a"}, "port: 98, server_name: b", want{port: 98, maxPayload: mib, name: "a"}},
 		"JetStream":            {Options{JetStream: true, StoreDir: "/a", SyncAlways: true}, "port: 98", want{port: 98, maxPayload: mib, storeDir: "/a", jetStream: true, syncAlways: true}},
 		"JetStream by file":    {Options{}, "port: 98, jetstream {store_dir: /b, sync: always}", want{port: 98, maxPayload: mib, storeDir: "/b", jetStream: true, syncAlways: true}},
-		"JetStream by both":    {Options{JetStream: true, StoreDir: "/a"}, "port: 98, jetstream {store_dir: /b}", want{port: 98, maxPayload: mib, storeDir: "/a", jetStream: true}},
+		"JetStream by both":    {Options{JetStream: true, StoreDir: "/a"}, "port: 98, jetstream {store_dir: /b}", want{port: 98, maxPayload: mib, storeDir: "/b", jetStream: true}},
+		"JetStream, dir open":  {Options{JetStream: true, StoreDir: "/a"}, "port: 98, jetstream: enabled", want{port: 98, maxPayload: mib, storeDir: "/a", jetStream: true}},
+		"sync, file holds":     {Options{JetStream: true, StoreDir: "/a", SyncAlways: true}, "port: 98, jetstream {sync: 10s}", want{port: 98, maxPayload: mib, storeDir: "/a", jetStream: true}},
+		"sync, file open":      {Options{JetStream: true, StoreDir: "/a", SyncAlways: true}, "port: 98, jetstream {max_file: 1G}", want{port: 98, maxPayload: mib, storeDir: "/a", jetStream: true, syncAlways: true}},
 		"JetStream, file's at": {Options{JetStream: true}, "port: 98, store_dir: /b", want{port: 98, maxPayload: mib, storeDir: "/b", jetStream: true}},
 	}
 	for name, tt := range tests {
@@ -67,6 +70,35 @@ func TestOptionsOverFileOverDefaults(t *testing.T) {
 			}
 			if !so.NoSigs {
 				t.Error("the server would take the process's signals")
+			}
+		})
+	}
+}
+
+func TestMaxPendingRisesWithMaxPayload(t *testing.T) {
+	const mib = 1 << 20
+	tests := map[string]struct {
+		maxPayload int
+		file       string
+		want       int64 // 0: nats-server's default
+	}{
+		"default":             {0, " ", 64 * mib},
+		"half of the default": {32 * mib, " ", 64 * mib},
+		"over half of it":     {33 * mib, " ", 66 * mib},
+		"the most":            {math.MaxInt32, " ", 2 * math.MaxInt32},
+		"pending in the file": {33 * mib, "max_pending: 40MB", 40 * mib},
+		"payload in the file": {33 * mib, "max_payload: 2MB", 0},
+		"both in the file":    {33 * mib, "max_payload: 2MB, max_pending: 3MB", 3 * mib},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			opts := Options{MaxPayload: tt.maxPayload, ConfigFile: writeFile(t, tt.file)}
+			so, err := opts.natsOptions(slog.New(slog.DiscardHandler))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if so.MaxPending != tt.want {
+				t.Errorf("max pending is %d, want %d", so.MaxPending, tt.want)
 			}
 		})
 	}
@@ -94,6 +126,17 @@ func TestOptionsRefused(t *testing.T) {
 				t.Errorf("error is %v, want one with %q", err, tt.want)
 			}
 		})
+	}
+}
+
+func TestJetStreamDisabledByTheFile(t *testing.T) {
+	for _, text := range []string{"jetstream: false", "jetstream: disabled", "jetstream {enabled: false}"} {
+		file := writeFile(t, text)
+		opts := Options{ConfigFile: file, JetStream: true, StoreDir: "/a"}
+		_, err := opts.natsOptions(slog.New(slog.DiscardHandler))
+		if err == nil || !strings.Contains(err.Error(), file) || !strings.Contains(err.Error(), "disables JetStream") {
+			t.Errorf("%s: error is %v", text, err)
+		}
 	}
 }
 

@@ -34,6 +34,8 @@ type Server struct {
 	host       string
 	scheme     string
 	maxPayload int
+	jetStream  bool
+	storeDir   string
 	addr       net.Addr
 
 	started  chan struct{} // closed when nats-server's own Start has returned
@@ -79,6 +81,7 @@ func Start(ctx context.Context, opts Options) (*Server, error) {
 		host:       so.Host,
 		scheme:     "nats",
 		maxPayload: int(so.MaxPayload),
+		jetStream:  so.JetStream,
 		started:    make(chan struct{}),
 		stopped:    make(chan struct{}),
 	}
@@ -132,10 +135,22 @@ func (s *Server) start(ctx context.Context) error {
 		default:
 		}
 		if ready {
-			s.addr = s.ns.Addr()
-			return nil
+			return s.running()
 		}
 	}
+}
+
+// running takes note of what is known once the server listens.
+func (s *Server) running() error {
+	// In a cluster, JetStream that can't write disables itself, without a
+	// fatal error.
+	if s.jetStream && !s.ns.JetStreamEnabled() {
+		return errors.New("JetStream did not stay enabled; nats-server's log says why")
+	}
+	s.storeDir = s.ns.StoreDir()
+	s.addr = s.ns.Addr()
+	s.log.up.Store(true)
+	return nil
 }
 
 // Shutdown ends the server and waits until nothing of it runs. Where ctx ends
@@ -147,6 +162,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 			defer close(s.stopped)
 			// To end what has not wholly begun is a race in nats-server.
 			<-s.started
+			s.log.up.Store(false)
 			s.ns.Shutdown()
 			s.ns.WaitForShutdown()
 			// Nobody could be told of an error of the log any more.
@@ -179,6 +195,10 @@ func (s *Server) Addr() net.Addr { return s.addr }
 // MaxPayload is the size in bytes, headers included, of the largest message
 // that the server takes.
 func (s *Server) MaxPayload() int { return s.maxPayload }
+
+// StoreDir is the directory that holds JetStream's files, which the config file
+// may have chosen: the one named jetstream. It is empty without JetStream.
+func (s *Server) StoreDir() string { return s.storeDir }
 
 // ClientURL is a URL by which clients on this machine reach the server: with
 // the scheme tls where the server demands that, the host that was configured,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -55,9 +56,37 @@ func TestLargeMessages(t *testing.T) {
 	}
 }
 
-func TestMaxPayloadOverMaxPending(t *testing.T) {
-	err := refused(t, embedded.Options{MaxPayload: 65 << 20})
-	requireIn(t, err, "max_payload (68157440) cannot be higher than max_pending")
+// A message may be larger than nats-server's max_pending is by default, 64 MiB.
+func TestMessagesOverTheDefaultMaxPending(t *testing.T) {
+	if testing.Short() {
+		t.Skip("moves 65 MiB")
+	}
+	const size = 65 << 20
+	s := start(t, embedded.Options{MaxPayload: size})
+	nc := overTCP(t, s, nats.NoReconnect())
+	sub, err := nc.SubscribeSync("large")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := sub.SetPendingLimits(-1, -1); err != nil {
+		t.Fatal(err)
+	}
+	if err := nc.Publish("large", make([]byte, size)); err != nil {
+		t.Fatal(err)
+	}
+	msg, err := sub.NextMsg(patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(msg.Data) != size {
+		t.Errorf("%d bytes arrived of %d", len(msg.Data), size)
+	}
+}
+
+func TestMaxPayloadOverTheFilesMaxPending(t *testing.T) {
+	file := writeFile(t, "nats-server.conf", "max_pending: 2MB")
+	err := refused(t, embedded.Options{ConfigFile: file, MaxPayload: 3 << 20})
+	requireIn(t, err, file, "max_payload (3145728) cannot be higher than max_pending (2097152)")
 }
 
 func TestConfigFile(t *testing.T) {
@@ -227,6 +256,26 @@ func TestJetStreamSurvivesRestart(t *testing.T) {
 	}
 	if string(msg.Data) != "kept" {
 		t.Errorf("message is %q", msg.Data)
+	}
+}
+
+func TestStoreDir(t *testing.T) {
+	if dir := start(t, embedded.Options{}).StoreDir(); dir != "" {
+		t.Errorf("without JetStream it is %q", dir)
+	}
+	inOptions, inFile := t.TempDir(), t.TempDir()
+	log := record(slog.LevelWarn)
+	s := start(t, embedded.Options{
+		ConfigFile: writeFile(t, "nats-server.conf", fmt.Sprintf("jetstream { store_dir: %q }", inFile)),
+		JetStream:  true,
+		StoreDir:   inOptions,
+		Logger:     slog.New(log),
+	})
+	if want := filepath.Join(inFile, "jetstream"); s.StoreDir() != want {
+		t.Errorf("it is %q, want %q", s.StoreDir(), want)
+	}
+	if log.find("WARN nats-server the config file overrides an option") == "" {
+		t.Errorf("not in the log: %q", log.all())
 	}
 }
 
