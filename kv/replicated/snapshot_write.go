@@ -1,0 +1,146 @@
+package replicated
+
+import (
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"iter"
+	"time"
+
+	"kvbus/kv"
+)
+
+// writeSnapshot writes a snapshot to w, block by block. The entries must be as
+// many as the header says and sorted by key, else it fails: what it has
+// written then is no snapshot.
+func writeSnapshot(w io.Writer, h snapshotHeader, entries iter.Seq[kv.Entry]) error {
+	s := snapshotWriter{w: w, block: append(make([]byte, 0, blockTarget), snapshotMagic...)}
+	s.block = append(s.block, snapshotVersion)
+	s.begin()
+	if s.block = appendHeader(s.block, &h); s.size() > maxBlockSize {
+		return fmt.Errorf("write snapshot: a header of %d bytes, with %d sessions", s.size(), len(h.Sessions))
+	}
+	if err := s.flush(); err != nil {
+		return err
+	}
+
+	keys, last := uint64(0), ""
+	for e := range entries {
+		if e.Key <= last {
+			return fmt.Errorf("write snapshot: key %q after %q", e.Key, last)
+		}
+		if err := s.entry(&e); err != nil {
+			return err
+		}
+		keys, last = keys+1, e.Key
+	}
+	if keys != h.Keys {
+		return fmt.Errorf("write snapshot: %d entries, the header says %d", keys, h.Keys)
+	}
+	if s.size() > 0 {
+		if err := s.flush(); err != nil {
+			return err
+		}
+	}
+	s.block = appendMessage(s.block, blockEnd, sizeNumber(keys)+sizeNumber(uint64(s.sum)))
+	s.block = appendNumber(s.block, 1, keys)
+	s.block = appendNumber(s.block, 2, uint64(s.sum))
+	return s.flush()
+}
+
+// A snapshotWriter writes blocks. A block is written at once, so that nothing
+// buffers it a second time.
+type snapshotWriter struct {
+	w     io.Writer
+	block []byte // what is to be written: a block, at first with the magic before it
+	body  int    // where the body of the block starts
+	sum   uint32 // of all that was written
+}
+
+// begin starts a block after what is there.
+func (s *snapshotWriter) begin() {
+	s.block = append(s.block, make([]byte, blockHeaderSize)...)
+	s.body = len(s.block)
+}
+
+// size returns the length of the body of the block so far.
+func (s *snapshotWriter) size() int { return len(s.block) - s.body }
+
+// flush writes the block, and starts the next one.
+func (s *snapshotWriter) flush() error {
+	header := s.block[s.body-blockHeaderSize : s.body]
+	binary.LittleEndian.PutUint32(header, uint32(s.size()))
+	binary.LittleEndian.PutUint32(header[4:], checksum(s.block[s.body:]))
+	if _, err := s.w.Write(s.block); err != nil {
+		return fmt.Errorf("write snapshot: %w", err)
+	}
+	s.sum = crc32.Update(s.sum, castagnoli, s.block)
+	if s.block = s.block[:0]; cap(s.block) > 2*blockTarget {
+		s.block = make([]byte, 0, blockTarget) // that of a large value
+	}
+	s.begin()
+	return nil
+}
+
+func (s *snapshotWriter) entry(e *kv.Entry) error {
+	deadline, err := deadlineOf(e)
+	if err != nil {
+		return err
+	}
+	size := sizeText(e.Key) + sizeText(e.Value) + sizeNumber(e.Revision) + sizeNumber(deadline)
+	field := sizeMessage(size)
+	if field > maxBlockSize {
+		return fmt.Errorf("write snapshot: the entry of key %q has %d bytes", e.Key, size)
+	}
+	if s.size() > 0 && s.size()+field > blockTarget {
+		if err := s.flush(); err != nil {
+			return err
+		}
+	}
+	s.block = appendMessage(s.block, blockEntries, size)
+	s.block = appendText(s.block, 1, e.Key)
+	s.block = appendText(s.block, 2, e.Value)
+	s.block = appendNumber(s.block, 3, e.Revision)
+	s.block = appendNumber(s.block, 4, deadline)
+	return nil
+}
+
+// deadlineOf returns the deadline of an entry in Unix nanoseconds, 0 for none.
+func deadlineOf(e *kv.Entry) (uint64, error) {
+	if e.ExpiresAt.IsZero() {
+		return 0, nil
+	}
+	ns := e.ExpiresAt.UnixNano()
+	if ns <= 0 || !time.Unix(0, ns).Equal(e.ExpiresAt) {
+		return 0, fmt.Errorf("write snapshot: the deadline of key %q is %v, which a snapshot has no room for", e.Key, e.ExpiresAt)
+	}
+	return uint64(ns), nil
+}
+
+func appendHeader(dst []byte, h *snapshotHeader) []byte {
+	size := sizeNumber(h.Sequence) + sizeNumber(uint64(h.Time)) + sizeNumber(h.Revision) + sizeNumber(h.Keys) +
+		sizeMessage(sizeLimits(&h.Limits))
+	for i := range h.Sessions {
+		size += sizeMessage(sizeSession(&h.Sessions[i]))
+	}
+	dst = appendMessage(dst, blockHeader, size)
+	dst = appendNumber(dst, 1, h.Sequence)
+	dst = appendNumber(dst, 2, uint64(h.Time))
+	dst = appendNumber(dst, 3, h.Revision)
+	dst = appendNumber(dst, 4, h.Keys)
+	dst = appendMessage(dst, 5, sizeLimits(&h.Limits))
+	dst = appendLimits(dst, &h.Limits)
+	for i := range h.Sessions {
+		s := &h.Sessions[i]
+		dst = appendMessage(dst, 6, sizeSession(s))
+		dst = appendText(dst, 1, s.Worker)
+		dst = appendNumber(dst, 2, s.Number)
+		dst = appendNumber(dst, 3, uint64(s.Seen))
+	}
+	return dst
+}
+
+func sizeSession(s *session) int {
+	return sizeText(s.Worker) + sizeNumber(s.Number) + sizeNumber(uint64(s.Seen))
+}
