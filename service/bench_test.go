@@ -15,7 +15,9 @@ import (
 
 	"kvbus/bus"
 	"kvbus/bus/bustest"
+	"kvbus/kv"
 	"kvbus/kv/memory"
+	"kvbus/kv/replicated"
 	"kvbus/service"
 	"kvbus/watchbridge"
 )
@@ -78,7 +80,8 @@ func BenchmarkBus(b *testing.B) {
 		conns[i] = bustest.Connect(b, s)
 	}
 	startEcho(b, s)
-	startKV(b, s)
+	startKV(b, s, "kv", memory.New(memory.Options{}))
+	startKV(b, s, "durable", openReplicated(b, s))
 	bucket := startBucket(b, s, conns)
 
 	systems := []struct {
@@ -87,6 +90,7 @@ func BenchmarkBus(b *testing.B) {
 	}{
 		{"echo", ask("echo.get.", nil), ask("echo.set.", benchValue)},
 		{"kvbus", ask("kv.get.", nil), ask("kv.set.", benchValue)},
+		{"durable", ask("durable.get.", nil), ask("durable.set.", benchValue)},
 		{"jetstream", bucket.get, bucket.put},
 	}
 	for i := range uint64(benchKeys) {
@@ -133,9 +137,17 @@ func startEcho(b *testing.B, s *server.Server) {
 	}
 }
 
-func startKV(b *testing.B, s *server.Server) {
-	_, store := startService(b, s, memory.Options{}, service.Options{})
-	subjects, err := bus.NewSubjects("kv")
+func openReplicated(b *testing.B, s *server.Server) kv.Store {
+	store, err := replicated.Open(b.Context(), bustest.Connect(b, s, nats.InProcessServer(s)), replicated.Options{Prefix: "durable"})
+	if err != nil {
+		b.Fatal(err)
+	}
+	return store
+}
+
+// startKV serves store under prefix, with its events.
+func startKV(b *testing.B, s *server.Server, prefix string, store kv.Store) {
+	subjects, err := bus.NewSubjects(prefix)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -145,6 +157,10 @@ func startKV(b *testing.B, s *server.Server) {
 		},
 		Subjects: subjects,
 	})
+	nc := bustest.Connect(b, s, nats.InProcessServer(s))
+	if _, err := service.Start(b.Context(), nc, store, service.Options{Subjects: subjects, ClaimWait: time.Millisecond}); err != nil {
+		b.Fatal(err)
+	}
 	b.Cleanup(func() {
 		if err := store.Close(); err != nil {
 			b.Error(err)
@@ -170,11 +186,11 @@ func startBucket(b *testing.B, s *server.Server, conns []*nats.Conn) bucket {
 		if err != nil {
 			b.Fatal(err)
 		}
-		kv, err := js.CreateOrUpdateKeyValue(b.Context(), jetstream.KeyValueConfig{Bucket: "bench", Storage: jetstream.FileStorage})
+		values, err := js.CreateOrUpdateKeyValue(b.Context(), jetstream.KeyValueConfig{Bucket: "bench", Storage: jetstream.FileStorage})
 		if err != nil {
 			b.Fatal(err)
 		}
-		buckets[nc] = kv
+		buckets[nc] = values
 	}
 	return buckets
 }

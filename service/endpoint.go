@@ -27,9 +27,9 @@ type lane struct {
 	queue     *queue
 	workers   int
 
-	// The store may answer commands from any goroutine.
+	// The store may answer from any goroutine.
 	mu      sync.Mutex
-	answers bus.Encoder // to commands
+	answers bus.Encoder // to requests on a key, and to commands
 }
 
 // An endpoint is one subject of an operation.
@@ -51,7 +51,7 @@ func (s *Service) newLane(op bus.Op) *lane {
 		queue:   newQueue(s.opts.MaxPending, s.opts.MaxPendingBytes),
 		workers: 1,
 	}
-	if op.Streams() || op == bus.OpKeys {
+	if op.Scope() != bus.ScopeKey && !op.Writes() {
 		l.workers = queryWorkers
 	}
 	for i, subject := range s.subjects.Patterns(op) {
@@ -145,8 +145,8 @@ type worker struct {
 	encoder bus.Encoder
 }
 
-// serve carries out a request. It is answered when serve returns, or later if
-// it is a command on a store that takes its time.
+// serve carries out a request. It is answered when serve returns, or later by a
+// store that takes its time.
 func (w *worker) serve(r request) {
 	r.start = time.Now()
 	defer func() {
@@ -156,8 +156,12 @@ func (w *worker) serve(r request) {
 			w.finish(r, w.encoder.Error(err), err)
 		}
 	}()
-	if w.op.Writes() {
+	switch {
+	case w.op.Writes():
 		w.command(r)
+		return
+	case w.op.Scope() == bus.ScopeKey:
+		w.read(r)
 		return
 	}
 	answer, err := w.answer(context.Background(), r.msg)

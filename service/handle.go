@@ -66,8 +66,8 @@ func (l *lane) finishCommand(r request, result kv.Result, err error) {
 	}
 }
 
-// answer carries out a request that changes nothing and returns its last, or
-// only, answer.
+// answer carries out a request that may take long and changes nothing. It
+// returns the last, or only, answer.
 func (w *worker) answer(ctx context.Context, m *nats.Msg) (*nats.Msg, error) {
 	if err := checkHeaders(m); err != nil {
 		return nil, err
@@ -79,32 +79,54 @@ func (w *worker) answer(ctx context.Context, m *nats.Msg) (*nats.Msg, error) {
 		return w.scan(ctx, m)
 	case bus.OpReplay:
 		return w.replay(ctx, m)
-	case bus.OpInfo:
-		return w.info(ctx)
 	default:
-		return w.read(ctx, m)
+		return w.info(ctx)
 	}
 }
 
-func (w *worker) read(ctx context.Context, m *nats.Msg) (*nats.Msg, error) {
-	key, opts, err := w.subjects.DecodeRead(w.op, m.Subject, m.Header)
-	if err != nil {
-		return nil, err
+// read answers a get, an exists or a ttl, when the store can answer it.
+func (w *worker) read(r request) {
+	var (
+		key  string
+		opts kv.ReadOptions
+	)
+	err := checkHeaders(r.msg)
+	if err == nil {
+		key, opts, err = w.subjects.DecodeRead(w.op, r.msg.Subject, r.msg.Header)
 	}
-	entry, err := w.store.Get(ctx, key, opts)
-	if w.op == bus.OpExists && errors.Is(err, kv.ErrNotFound) {
-		return w.encoder.Exists(nil), nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	switch w.op {
-	case bus.OpExists:
-		return w.encoder.Exists(&entry), nil
-	case bus.OpTTL:
-		return w.encoder.TTL(entry, time.Now()), nil
+	ctx := context.Background()
+	switch {
+	case err != nil:
+		w.finishRead(r, kv.Entry{}, err)
+	case w.fresh != nil:
+		w.fresh(ctx, opts, func(err error) {
+			var entry kv.Entry
+			if err == nil {
+				entry, err = w.store.Get(ctx, key, kv.ReadOptions{Consistency: kv.Eventual})
+			}
+			w.finishRead(r, entry, err)
+		})
 	default:
-		return w.encoder.Value(entry), nil
+		entry, err := w.store.Get(ctx, key, opts)
+		w.finishRead(r, entry, err)
+	}
+}
+
+// finishRead answers a read.
+func (l *lane) finishRead(r request, entry kv.Entry, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.op == bus.OpExists && errors.Is(err, kv.ErrNotFound):
+		l.finish(r, l.answers.Exists(nil), nil)
+	case err != nil:
+		l.finish(r, l.answers.Error(err), err)
+	case l.op == bus.OpExists:
+		l.finish(r, l.answers.Exists(&entry), nil)
+	case l.op == bus.OpTTL:
+		l.finish(r, l.answers.TTL(entry, time.Now()), nil)
+	default:
+		l.finish(r, l.answers.Value(entry), nil)
 	}
 }
 

@@ -65,6 +65,15 @@ type Submitter interface {
 	Submit(ctx context.Context, cmd kv.Command, done func(kv.Result, error))
 }
 
+// A Fresher is a store whose reads may have to wait until its state is fresh
+// enough. The service uses it where the store has it; it keeps a worker of an
+// operation free meanwhile.
+type Fresher interface {
+	// Fresh calls done once, from any goroutine, when the answer to an eventual
+	// read is as fresh as opts ask for, or with the error of a read with opts.
+	Fresh(ctx context.Context, opts kv.ReadOptions, done func(error))
+}
+
 // Options configure a service. The zero value means the defaults.
 type Options struct {
 	// Subjects are those to serve; the default is [bus.DefaultPrefix].
@@ -100,6 +109,10 @@ type Service struct {
 
 	// submit hands a command to the store, as [Submitter] says.
 	submit func(ctx context.Context, cmd kv.Command, done func(kv.Result, error))
+
+	// fresh waits for a state that a read may be answered from, as [Fresher]
+	// says; nil where there is nothing to wait for.
+	fresh func(ctx context.Context, opts kv.ReadOptions, done func(error))
 
 	discovery discovery
 	claim     *claim
@@ -153,6 +166,9 @@ func newService(nc *nats.Conn, store kv.Store, opts Options) (*Service, error) {
 		s.submit = func(ctx context.Context, cmd kv.Command, done func(kv.Result, error)) {
 			done(store.Do(ctx, cmd))
 		}
+	}
+	if fresher, ok := store.(Fresher); ok {
+		s.fresh = fresher.Fresh
 	}
 	id := nuid.Next()
 	s.claim = newClaim(s.subjects.Prefix(), id, opts.OnLost)

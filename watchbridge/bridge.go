@@ -15,6 +15,11 @@
 // subscribers. They see a gap in the revisions; the log has a line, and
 // [Bridge.Stats] a count.
 //
+// Where workers share a store by a log ([Log]), one of them publishes, elected
+// by JetStream, which also remembers how far it came: the next one goes on
+// there. Events then come twice after another worker took over, and none is
+// left out as long as that worker's ring reaches back to it.
+//
 // # Slow servers
 //
 // Nothing waits for the bridge: commands go on while it is behind, and what it
@@ -84,7 +89,9 @@ type Bridge struct {
 	published atomic.Uint64
 	lost      atomic.Uint64
 
-	pending chan struct{} // something was published and is to be confirmed
+	buffer  []kv.Event
+	mark    atomic.Pointer[mark] // the last record of the log that was handed over
+	pending chan struct{}        // something was published and is to be confirmed
 	cancel  context.CancelFunc
 	done    chan struct{}
 }
@@ -109,6 +116,7 @@ func Start(source Source, opts Options) *Bridge {
 		source:  source,
 		opts:    opts,
 		logger:  opts.Logger,
+		buffer:  make([]kv.Event, eventBuffer),
 		pending: make(chan struct{}, 1),
 		cancel:  cancel,
 		done:    make(chan struct{}),
@@ -174,8 +182,13 @@ func (b *Bridge) session(ctx context.Context) error {
 	}()
 
 	b.position.Store(b.confirmed.Load())
+	b.mark.Store(nil)
 	confirmer.Go(func() { b.confirmAll(ctx, nc, end) })
-	err = b.publishAll(ctx, nc)
+	if log, ok := b.source.(Log); ok {
+		err = b.publishElected(ctx, nc, log)
+	} else {
+		err = b.publishAll(ctx, nc)
+	}
 	if cause := context.Cause(ctx); cause != nil {
 		return cause
 	}
@@ -204,6 +217,7 @@ func (b *Bridge) publishAll(ctx context.Context, nc *nats.Conn) error {
 		if err := b.publish(nc, event); err != nil {
 			return err
 		}
+		b.confirmLater()
 	}
 	return ctx.Err()
 }
@@ -219,11 +233,15 @@ func (b *Bridge) publish(nc *nats.Conn, event kv.Event) error {
 		b.published.Add(1)
 	}
 	b.position.Store(event.Revision)
+	return nil
+}
+
+// confirmLater lets the confirmer know that there is something to confirm.
+func (b *Bridge) confirmLater() {
 	select {
 	case b.pending <- struct{}{}:
 	default:
 	}
-	return nil
 }
 
 // skip goes on from the oldest event that is still there; those before it are
@@ -292,11 +310,17 @@ var errBroken = errors.New("the connection broke")
 // confirm makes a round trip to the server, which then has all that was
 // published before.
 func (b *Bridge) confirm(ctx context.Context, nc *nats.Conn) error {
-	revision := b.position.Load()
+	revision, mark := b.position.Load(), b.mark.Load()
 	ctx, cancel := context.WithTimeout(ctx, confirmTimeout)
 	defer cancel()
 	if err := nc.FlushWithContext(ctx); err != nil {
 		return err
+	}
+	if mark != nil {
+		revision = mark.revision
+		if err := mark.msg.Ack(); err != nil {
+			return err
+		}
 	}
 	b.raise(revision)
 	return nil

@@ -124,6 +124,15 @@ func (s *Shared) Replay(q kv.ReplayQuery) (kv.Replay, error) {
 	return Replay(q, s.Revision(), s.Events)
 }
 
+// OldestRevision returns the revision of the oldest event in the ring; it is one
+// above that of the store where none is held.
+func (s *Shared) OldestRevision() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m := s.machine.Load()
+	return m.ring.oldest(m.Revision())
+}
+
 // Events is [Machine.Events].
 func (s *Shared) Events(after uint64, buf []kv.Event) (int, error) {
 	s.mu.Lock()

@@ -1,0 +1,34 @@
+// Package replicated is the durable store: the state machine fed by a log, which
+// is a JetStream stream. Workers that share the log share the state; each holds
+// all of it in memory.
+//
+// # Writes
+//
+// Commands that arrive while earlier ones are under way are gathered into one
+// batch, and appended to the log as one message. Every worker reads the whole
+// log in order and applies every batch; the one that appended it then answers.
+// So what is answered is on as many disks as the log has replicas.
+//
+// A batch that may have been lost is appended again. Its worker's id and number
+// are in it, and a batch that is not the next of its worker is passed over, so
+// each takes effect once and in order. A command whose batch was not seen in
+// the log in time fails with [kv.ErrTimeout] if it may still take effect, and
+// with [kv.ErrUnavailable] if it can't.
+//
+// # Reads
+//
+// A linearizable read waits until a batch that was appended after it came is
+// applied, and then reads what this worker has; all reads that wait share one
+// batch. An eventual read waits for nothing.
+//
+// # Time
+//
+// A batch takes effect at the time that JetStream gave its message, never
+// before the batch before it. A deadline without traffic is brought about by an
+// empty batch. Reads never return what has expired by their worker's own clock.
+//
+// # Failure
+//
+// A record that can't be decoded is never passed over: the store stops, serves
+// nothing from then on, and says why in [Store.Failed].
+package replicated

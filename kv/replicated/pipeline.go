@@ -1,0 +1,353 @@
+package replicated
+
+import (
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"kvbus/kv"
+)
+
+const (
+	// maxFlights is the number of batches under way. A second one keeps the
+	// server busy while the first one's answer is worked on; more make the
+	// batches smaller, and with them the gain from gathering.
+	maxFlights = 2
+	// maxBatch is the number of commands in a batch, so that none is under way
+	// for long.
+	maxBatch = 4096
+	// resendDelay is how long a batch may stay unseen in the log before it is
+	// appended again, and resendRefused the same for one that JetStream
+	// refused.
+	resendDelay   = time.Second
+	resendRefused = 100 * time.Millisecond
+	// tick is how often the pipeline looks for what waits for too long.
+	tick = 50 * time.Millisecond
+	// recordRoom is the room for what a record has beside its commands.
+	recordRoom = 1 << 10
+)
+
+// A pipeline appends commands to the log, in batches, and holds those that wait
+// for their result, and the reads that wait for a batch.
+type pipeline struct {
+	store   *Store
+	subject string
+	inbox   string
+
+	mu      sync.Mutex
+	queue   []proposal
+	readers []reader
+	flights []*flight // the oldest first
+	number  uint64    // of the last batch
+	waiting int       // commands and reads in all of the above
+	closed  error
+	ticker  *time.Timer
+	ticking bool
+	buffer  []byte
+}
+
+// A proposal is a command that waits for its result.
+type proposal struct {
+	cmd   kv.Command
+	done  func(kv.Result, error)
+	since time.Time
+}
+
+// A reader is a read that waits for a batch.
+type reader struct {
+	done  func(error)
+	since time.Time
+}
+
+// A flight is a batch under way.
+type flight struct {
+	number    uint64
+	proposals []proposal
+	readers   []reader
+	since     time.Time // when it was first appended
+	due       time.Time // when it is to be appended again
+	sends     int
+	refusals  int // how many of the sends certainly did nothing
+	reason    error
+}
+
+func (p *pipeline) init(s *Store) {
+	p.store = s
+	p.subject = logSubject(s.opts.Prefix)
+	p.inbox = s.nc.NewInbox()
+}
+
+// submit queues a command.
+func (p *pipeline) submit(cmd kv.Command, done func(kv.Result, error)) {
+	err := func() error {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if err := p.admit(); err != nil {
+			return err
+		}
+		if size, limit := commandSize(&cmd), p.room(); size > limit {
+			return fmt.Errorf("%w: the command takes %d bytes of the log, a record carries %d", kv.ErrValueTooLarge, size, limit)
+		}
+		p.waiting++
+		p.queue = append(p.queue, proposal{cmd, done, time.Now()})
+		p.launch()
+		return nil
+	}()
+	if err != nil {
+		done(kv.Result{}, err)
+	}
+}
+
+// read lets done be called when a batch that was appended after now is applied.
+func (p *pipeline) read(done func(error)) {
+	err := func() error {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if err := p.admit(); err != nil {
+			return err
+		}
+		p.waiting++
+		p.readers = append(p.readers, reader{done, time.Now()})
+		p.launch()
+		return nil
+	}()
+	if err != nil {
+		done(err)
+	}
+}
+
+func (p *pipeline) admit() error {
+	if p.closed != nil {
+		return p.closed
+	}
+	if p.waiting >= p.store.opts.MaxPending {
+		return fmt.Errorf("%w: %d requests wait for the log", kv.ErrOverloaded, p.waiting)
+	}
+	return nil
+}
+
+// room is how many bytes of commands a record carries.
+func (p *pipeline) room() int { return int(p.store.nc.MaxPayload()) - recordRoom }
+
+// launch appends what waits, as long as few enough batches are under way.
+func (p *pipeline) launch() {
+	for len(p.flights) < maxFlights && len(p.queue)+len(p.readers) > 0 {
+		room, n := p.room(), 0
+		for n < min(len(p.queue), maxBatch) {
+			if room -= commandSize(&p.queue[n].cmd); room < 0 && n > 0 {
+				break
+			}
+			n++
+		}
+		p.number++
+		f := &flight{number: p.number, proposals: p.queue[:n:n], readers: p.readers, since: time.Now()}
+		p.flights = append(p.flights, f)
+		p.readers = nil
+		if p.queue = p.queue[n:]; len(p.queue) == 0 {
+			p.queue = nil
+		}
+		p.send(f)
+	}
+	if !p.ticking && p.waiting > 0 {
+		p.ticking = true
+		if p.ticker == nil {
+			p.ticker = time.AfterFunc(tick, p.look)
+		} else {
+			p.ticker.Reset(tick)
+		}
+	}
+}
+
+// send appends a batch, once more or for the first time.
+func (p *pipeline) send(f *flight) {
+	b := batch{Worker: p.store.id, Number: f.number, Base: p.flights[0].number, Commands: make([]kv.Command, len(f.proposals))}
+	for i := range f.proposals {
+		b.Commands[i] = f.proposals[i].cmd
+	}
+	p.buffer = b.append(p.buffer[:0])
+	f.sends++
+	f.due = time.Now().Add(resendDelay)
+	err := p.store.nc.PublishMsg(&nats.Msg{
+		Subject: p.subject,
+		Reply:   fmt.Sprintf("%s.%d.%d", p.inbox, f.number, f.sends),
+		Data:    p.buffer,
+	})
+	if err != nil {
+		f.refused(err)
+	}
+}
+
+// refused notes that a send did nothing.
+func (f *flight) refused(reason error) {
+	f.refusals++
+	f.reason = reason
+	f.due = time.Now().Add(resendRefused)
+}
+
+// acknowledged takes JetStream's answer to a send. That a batch is stored is
+// learned from the log itself; that it is not is learned here.
+func (p *pipeline) acknowledged(m *nats.Msg) {
+	reason := refusal(m)
+	if reason == nil {
+		return
+	}
+	number, _, _ := strings.Cut(strings.TrimPrefix(m.Subject, p.inbox+"."), ".")
+	n, err := strconv.ParseUint(number, 10, 64)
+	if err != nil {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, f := range p.flights {
+		if f.number == n {
+			f.refused(reason)
+		}
+	}
+}
+
+// refusal returns why JetStream did not store a message, nil if it did.
+func refusal(m *nats.Msg) error {
+	if m.Header.Get("Status") == "503" {
+		return nats.ErrNoResponders
+	}
+	var ack struct {
+		Error *struct {
+			Code        int    `json:"err_code"`
+			Description string `json:"description"`
+		} `json:"error"`
+	}
+	if err := json.Unmarshal(m.Data, &ack); err != nil || ack.Error == nil {
+		return nil
+	}
+	return fmt.Errorf("JetStream: %s (%d)", ack.Error.Description, ack.Error.Code)
+}
+
+// complete answers a batch that was applied.
+func (p *pipeline) complete(number uint64, outcomes []outcome) {
+	p.mu.Lock()
+	var landed *flight
+	for i, f := range p.flights {
+		if f.number == number {
+			landed = f
+			p.flights = append(p.flights[:i:i], p.flights[i+1:]...)
+			p.waiting -= len(f.proposals) + len(f.readers)
+			break
+		}
+	}
+	p.launch()
+	p.mu.Unlock()
+	if landed == nil {
+		return // it was given up before
+	}
+	for i, proposal := range landed.proposals {
+		proposal.done(outcomes[i].result, outcomes[i].err)
+	}
+	for _, reader := range landed.readers {
+		reader.done(nil)
+	}
+}
+
+// resend appends all batches under way again, in order: one of them is missing
+// in the log, and those after it were passed over.
+func (p *pipeline) resend() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	// Each batch that was passed over asks for this; once is enough.
+	if len(p.flights) == 0 || time.Since(p.flights[0].since) < resendRefused && p.flights[0].sends > 1 {
+		return
+	}
+	for _, f := range p.flights {
+		p.send(f)
+	}
+}
+
+// look goes over what waits: it appends again what may be lost, and gives up
+// what waits for too long.
+func (p *pipeline) look() {
+	p.mu.Lock()
+	now := time.Now()
+	limit := now.Add(-p.store.opts.Timeout)
+	var given []func()
+
+	for len(p.flights) > 0 && p.flights[0].since.Before(limit) {
+		f := p.flights[0]
+		p.flights = p.flights[1:]
+		given = append(given, p.give(f.proposals, f.readers, f.verdict()))
+	}
+	unsent := 0
+	for unsent < len(p.queue) && p.queue[unsent].since.Before(limit) {
+		unsent++
+	}
+	unread := 0
+	for unread < len(p.readers) && p.readers[unread].since.Before(limit) {
+		unread++
+	}
+	if unsent+unread > 0 {
+		err := fmt.Errorf("%w: the log takes nothing", kv.ErrUnavailable)
+		given = append(given, p.give(p.queue[:unsent], p.readers[:unread], err))
+		p.queue, p.readers = p.queue[unsent:], p.readers[unread:]
+	}
+	if len(p.flights) > 0 && p.flights[0].due.Before(now) {
+		for _, f := range p.flights {
+			p.send(f)
+		}
+	}
+	p.ticking = false
+	p.launch()
+	p.mu.Unlock()
+	for _, done := range given {
+		done()
+	}
+}
+
+// verdict is the error of a batch that is given up.
+func (f *flight) verdict() error {
+	if f.sends == f.refusals {
+		return fmt.Errorf("%w: %w", kv.ErrUnavailable, f.reason)
+	}
+	return fmt.Errorf("%w: the batch was not seen in the log", kv.ErrTimeout)
+}
+
+// give returns what tells proposals and readers of err, to be called without
+// the lock. They no longer wait.
+func (p *pipeline) give(proposals []proposal, readers []reader, err error) func() {
+	p.waiting -= len(proposals) + len(readers)
+	return func() {
+		for _, proposal := range proposals {
+			proposal.done(kv.Result{}, err)
+		}
+		for _, reader := range readers {
+			// A read has no outcome that could be unknown.
+			reader.done(fmt.Errorf("%w: %w", kv.ErrUnavailable, err))
+		}
+	}
+}
+
+// close ends the pipeline: what was appended has an unknown outcome, the rest
+// fails with err.
+func (p *pipeline) close(err error) {
+	p.mu.Lock()
+	if p.closed != nil {
+		p.mu.Unlock()
+		return
+	}
+	p.closed = err
+	if p.ticker != nil {
+		p.ticker.Stop()
+	}
+	given := []func(){}
+	for _, f := range p.flights {
+		given = append(given, p.give(f.proposals, f.readers, f.verdict()))
+	}
+	given = append(given, p.give(p.queue, p.readers, err))
+	p.flights, p.queue, p.readers = nil, nil, nil
+	p.mu.Unlock()
+	for _, done := range given {
+		done()
+	}
+}

@@ -1,0 +1,46 @@
+package replicated
+
+import "time"
+
+const (
+	// sessionsKept is the number of workers above which those that were not
+	// heard of for sessionIdle are forgotten.
+	sessionsKept = 256
+	// sessionIdle is far longer than any worker goes on to append a batch again.
+	sessionIdle = 10 * time.Minute
+)
+
+// sessions tell for each worker's id how far its batches have come, so that one
+// that is appended twice is applied once. They are part of the shared state.
+type sessions map[string]session
+
+// A verdict is what is to be done with a batch.
+type verdict uint8
+
+const (
+	accepted   verdict = iota
+	repeated           // it was applied before
+	outOfOrder         // the one before it is missing; its worker appends both again
+)
+
+// judge decides about a batch that came at the time now, in Unix nanoseconds,
+// and notes it if it is accepted.
+func (s sessions) judge(b *batch, now int64) verdict {
+	last, known := s[b.Worker]
+	settled := max(last.Number, b.Base-1)
+	switch {
+	case b.Number <= settled:
+		return repeated
+	case b.Number != settled+1:
+		return outOfOrder
+	}
+	if !known && len(s) >= sessionsKept {
+		for worker, session := range s {
+			if now-session.Seen > int64(sessionIdle) {
+				delete(s, worker)
+			}
+		}
+	}
+	s[b.Worker] = session{Worker: b.Worker, Number: b.Number, Seen: now}
+	return accepted
+}

@@ -1,0 +1,338 @@
+package replicated
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
+
+	"kvbus/kv"
+	"kvbus/kv/machine"
+)
+
+var _ kv.Store = (*Store)(nil)
+
+// Defaults of [Options].
+const (
+	DefaultTimeout    = 5 * time.Second
+	DefaultMaxPending = 16_384
+)
+
+// Options configure a store. The zero value means the defaults.
+type Options struct {
+	// Prefix names the log; stores with the same one on the same JetStream
+	// share their state. The default is "kv".
+	Prefix string
+	// Replicas is the number of servers that hold the log: 1, 3 or 5. The
+	// default is 1.
+	Replicas int
+	// Limits of the store; all zero means [kv.DefaultLimits]. They are part of
+	// the shared state: a store that finds others changes them for all.
+	Limits kv.Limits
+	// ReplayEvents and ReplayBytes bound the ring of recent events; zero means
+	// the defaults of [machine.Options].
+	ReplayEvents int
+	ReplayBytes  int64
+	// Consistency is that of reads that don't ask for one; the default is
+	// [kv.Linearizable].
+	Consistency kv.Consistency
+	// Timeout bounds how long a command or a linearizable read waits for the log.
+	Timeout time.Duration
+	// MaxPending bounds the commands and reads that wait for the log.
+	MaxPending int
+	// MaxLogBytes bounds the log on disk; 0 means no limit.
+	MaxLogBytes int64
+	// Logger gets what goes wrong, and what takes long; the default discards it.
+	Logger *slog.Logger
+}
+
+// A Store is a [kv.Store] on a log.
+type Store struct {
+	nc     *nats.Conn
+	js     jetstream.JetStream
+	opts   Options
+	logger *slog.Logger
+	id     string // of this worker in the log
+
+	shared    *machine.Shared
+	sessions  sessions      // under the lock of shared
+	applied   atomic.Uint64 // sequence of the last record applied
+	positions positions
+	appended  pipeline
+	deadline  deadlineTimer
+
+	status   chan nats.Status
+	statuses sync.WaitGroup
+	consumer jetstream.ConsumeContext
+	acks     *nats.Subscription
+	caughtUp chan struct{} // closed when applied reaches target
+	target   uint64
+
+	closing  sync.Once
+	closed   chan struct{} // nothing is applied any more
+	ended    sync.Once
+	failOnce sync.Once
+	failed   chan error
+}
+
+// Open opens the store on the JetStream of nc, and creates its log if there is
+// none. It returns when the store has all that the log has. The connection
+// stays the caller's, who closes it after [Store.Close].
+func Open(ctx context.Context, nc *nats.Conn, opts Options) (*Store, error) {
+	if opts.Prefix == "" {
+		opts.Prefix = "kv"
+	}
+	if opts.Replicas == 0 {
+		opts.Replicas = 1
+	}
+	if opts.Limits == (kv.Limits{}) {
+		opts.Limits = kv.DefaultLimits()
+	}
+	if opts.Consistency == kv.DefaultConsistency {
+		opts.Consistency = kv.Linearizable
+	}
+	if opts.Timeout == 0 {
+		opts.Timeout = DefaultTimeout
+	}
+	if opts.MaxPending == 0 {
+		opts.MaxPending = DefaultMaxPending
+	}
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{
+		nc:       nc,
+		js:       js,
+		opts:     opts,
+		logger:   opts.Logger,
+		id:       nuid.Next(),
+		sessions: sessions{},
+		caughtUp: make(chan struct{}),
+		closed:   make(chan struct{}),
+		failed:   make(chan error, 1),
+	}
+	s.positions.reset(0, 0)
+	s.appended.init(s)
+	s.deadline.init(s)
+	if err := s.start(ctx); err != nil {
+		s.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *Store) start(ctx context.Context) error {
+	stream, err := openLog(ctx, s.js, s.opts)
+	if err != nil {
+		return err
+	}
+	s.shared = machine.Share(machine.New(s.machineOptions()))
+	s.target = stream.CachedInfo().State.LastSeq
+	if s.acks, err = s.nc.Subscribe(s.appended.inbox+".*.*", s.appended.acknowledged); err != nil {
+		return err
+	}
+	s.status = s.nc.StatusChanged(nats.CONNECTED)
+	s.statuses.Go(func() {
+		for range s.status {
+			s.appended.resend() // what was under way may be lost
+		}
+	})
+	if err := s.consume(ctx); err != nil {
+		return err
+	}
+	if s.target > 0 {
+		select {
+		case <-s.caughtUp:
+		case err := <-s.failed:
+			return err
+		case <-ctx.Done():
+			return fmt.Errorf("read the log up to %d, at %d: %w", s.target, s.applied.Load(), ctx.Err())
+		}
+	}
+	return s.adoptLimits(ctx)
+}
+
+func (s *Store) machineOptions() machine.Options {
+	return machine.Options{
+		Limits:       kv.DefaultLimits(), // the same for all workers, until a command changes them
+		ReplayEvents: s.opts.ReplayEvents,
+		ReplayBytes:  s.opts.ReplayBytes,
+	}
+}
+
+// adoptLimits makes the limits of the options those of the shared state.
+func (s *Store) adoptLimits(ctx context.Context) error {
+	info, err := s.Info(ctx)
+	if err != nil || info.Limits == s.opts.Limits {
+		return err
+	}
+	s.logger.Info("changing the limits of the store", "from", info.Limits, "to", s.opts.Limits)
+	_, err = s.Do(ctx, kv.Command{Op: kv.OpSetLimits, Limits: s.opts.Limits})
+	return err
+}
+
+// Failed gives the error after which the store serves nothing any more, such as
+// a damaged log.
+func (s *Store) Failed() <-chan error { return s.failed }
+
+// fail stops the store for good.
+func (s *Store) fail(err error) {
+	s.failOnce.Do(func() {
+		s.logger.Error("the store stops", "error", err)
+		s.failed <- err
+		s.end()
+	})
+}
+
+// end lets nothing more happen.
+func (s *Store) end() {
+	s.ended.Do(func() {
+		s.appended.close(kv.ErrClosed)
+		if s.shared != nil {
+			s.shared.Close()
+		}
+		close(s.closed)
+	})
+}
+
+// Do implements [kv.Store].
+func (s *Store) Do(ctx context.Context, cmd kv.Command) (kv.Result, error) {
+	type answer struct {
+		result kv.Result
+		err    error
+	}
+	answered := make(chan answer, 1)
+	s.Submit(ctx, cmd, func(result kv.Result, err error) { answered <- answer{result, err} })
+	select {
+	case a := <-answered:
+		return a.result, a.err
+	case <-ctx.Done():
+		return kv.Result{}, ctx.Err()
+	}
+}
+
+// Submit carries out a command and calls done, once, from a goroutine of the
+// store or before it returns. Done must not wait.
+func (s *Store) Submit(ctx context.Context, cmd kv.Command, done func(kv.Result, error)) {
+	err := ctx.Err()
+	if err == nil {
+		err = cmd.Validate()
+	}
+	if err != nil {
+		done(kv.Result{}, err)
+		return
+	}
+	s.appended.submit(cmd, done)
+}
+
+// Fresh calls done, once, when a read with opts may be answered from what this
+// worker has, or with the error that it fails with. It is called from a
+// goroutine of the store or before Fresh returns, and must not wait.
+func (s *Store) Fresh(ctx context.Context, opts kv.ReadOptions, done func(error)) {
+	if err := ctx.Err(); err != nil {
+		done(err)
+		return
+	}
+	if s.shared.Closed() {
+		done(kv.ErrClosed)
+		return
+	}
+	consistency := opts.Consistency
+	if consistency == kv.DefaultConsistency {
+		consistency = s.opts.Consistency
+	}
+	behind := func() bool { return opts.MinRevision > s.shared.Revision() }
+	if consistency == kv.Eventual && !behind() {
+		done(nil)
+		return
+	}
+	s.appended.read(func(err error) {
+		if err == nil && behind() {
+			// Whatever was answered to anybody is here now.
+			err = fmt.Errorf("%w: the store is at revision %d, before %d", kv.ErrUnavailable, s.shared.Revision(), opts.MinRevision)
+		}
+		done(err)
+	})
+}
+
+func (s *Store) await(ctx context.Context, opts kv.ReadOptions) error {
+	fresh := make(chan error, 1)
+	s.Fresh(ctx, opts, func(err error) { fresh <- err })
+	select {
+	case err := <-fresh:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Get implements [kv.Store].
+func (s *Store) Get(ctx context.Context, key string, opts kv.ReadOptions) (kv.Entry, error) {
+	if err := s.await(ctx, opts); err != nil {
+		return kv.Entry{}, err
+	}
+	return s.shared.Get(key)
+}
+
+// Scan implements [kv.Store].
+func (s *Store) Scan(ctx context.Context, q kv.Query) (kv.Page, error) {
+	if err := s.await(ctx, q.ReadOptions); err != nil {
+		return kv.Page{}, err
+	}
+	return s.shared.Scan(q)
+}
+
+// Replay implements [kv.Store].
+func (s *Store) Replay(ctx context.Context, q kv.ReplayQuery) (kv.Replay, error) {
+	if err := s.await(ctx, q.ReadOptions); err != nil {
+		return kv.Replay{}, err
+	}
+	return s.shared.Replay(q)
+}
+
+// Watch implements [kv.Store].
+func (s *Store) Watch(ctx context.Context, opts kv.WatchOptions) iter.Seq2[kv.Event, error] {
+	return s.shared.Watch(ctx, opts)
+}
+
+// Info implements [kv.Store].
+func (s *Store) Info(ctx context.Context) (kv.Info, error) {
+	if err := s.await(ctx, kv.ReadOptions{}); err != nil {
+		return kv.Info{}, err
+	}
+	var info kv.Info
+	_, err := s.shared.Update(func(m *machine.Machine) { info = m.Info() })
+	info.Store, info.Durable, info.Clustered = "replicated", true, true
+	return info, err
+}
+
+// Close implements [kv.Store]. What was not answered fails.
+func (s *Store) Close() error {
+	s.closing.Do(func() {
+		s.deadline.stop()
+		if s.status != nil {
+			s.nc.RemoveStatusListener(s.status) // closes it
+			s.statuses.Wait()
+		}
+		if s.acks != nil {
+			_ = s.acks.Unsubscribe() // fails only if the connection is gone already
+		}
+		if s.consumer != nil {
+			s.consumer.Stop()
+			<-s.consumer.Closed()
+		}
+		s.end()
+	})
+	return nil
+}

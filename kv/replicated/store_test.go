@@ -1,0 +1,265 @@
+package replicated_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"kvbus/bus/bustest"
+	"kvbus/kv"
+	"kvbus/kv/replicated"
+)
+
+const patience = 20 * time.Second
+
+func bounded(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// state describes all of a store that a client can see.
+func state(t *testing.T, store kv.Store) string {
+	t.Helper()
+	ctx := bounded(t)
+	page, err := store.Scan(ctx, kv.Query{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	info, err := store.Info(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("%+v %d %d %d %+v", page, info.Revision, info.Keys, info.Bytes, info.Limits)
+}
+
+// What was answered is there after the worker and its server are started anew.
+func TestRestart(t *testing.T) {
+	dir := t.TempDir()
+	var before string
+	for round := range 3 {
+		s := bustest.StartServer(t, server.Options{JetStream: true, StoreDir: dir})
+		store := open(t, s, replicated.Options{Limits: kv.Limits{MaxKeys: 100}})
+		if round > 0 {
+			if after := state(t, store); after != before {
+				t.Fatalf("after the restart the state is\n%s\nbefore it was\n%s", after, before)
+			}
+		}
+		h := kv.Of(store)
+		for i := range 50 {
+			if _, err := h.Set(bounded(t), fmt.Sprint("k", i), fmt.Sprint(round), kv.WithTTL(time.Hour)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := h.Increment(bounded(t), "rounds", 1); err != nil {
+			t.Fatal(err)
+		}
+		before = state(t, store)
+		store.Close()
+		s.Shutdown()
+		s.WaitForShutdown()
+	}
+}
+
+// Workers that share a log share the state, each command counts once, and a
+// linearizable read on one sees what another has answered.
+func TestWorkersShareState(t *testing.T) {
+	s := startServer(t)
+	workers := []*replicated.Store{open(t, s, replicated.Options{}), open(t, s, replicated.Options{}), open(t, s, replicated.Options{})}
+	const increments = 200
+	var clients sync.WaitGroup
+	for _, worker := range workers {
+		clients.Go(func() {
+			for range increments {
+				if _, err := kv.Of(worker).Increment(t.Context(), "n", 1); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	clients.Wait()
+	for i := range 100 {
+		value := fmt.Sprint(i)
+		if _, err := kv.Of(workers[i%3]).Set(bounded(t), "k", value); err != nil {
+			t.Fatal(err)
+		}
+		if entry, err := kv.Of(workers[(i+1)%3]).Get(bounded(t), "k"); err != nil || entry.Value != value {
+			t.Fatalf("after %s was answered another worker reads %q, %v", value, entry.Value, err)
+		}
+	}
+	want := state(t, workers[0])
+	for _, worker := range workers {
+		if entry, err := kv.Of(worker).Get(bounded(t), "n"); err != nil || entry.Value != fmt.Sprint(3*increments) {
+			t.Errorf("%d increments make %q, %v", 3*increments, entry.Value, err)
+		}
+		if got := state(t, worker); got != want {
+			t.Errorf("the workers' states differ:\n%s\n%s", got, want)
+		}
+	}
+}
+
+// A deadline is acted on without traffic, once, whatever the number of workers;
+// without deadlines nothing is written.
+func TestDeadlineWithoutTraffic(t *testing.T) {
+	s := startServer(t)
+	workers := []*replicated.Store{open(t, s, replicated.Options{}), open(t, s, replicated.Options{})}
+	events := workers[1].Watch(bounded(t), kv.WatchOptions{})
+	if _, err := kv.Of(workers[0]).Set(bounded(t), "k", "v", kv.WithTTL(50*time.Millisecond)); err != nil {
+		t.Fatal(err)
+	}
+	var deadline time.Time
+	for event, err := range events {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if event.Kind == kv.EventSet {
+			deadline = event.ExpiresAt
+			continue
+		}
+		if late := event.Time.Sub(deadline); event.Kind != kv.EventExpire || late < 0 || late > 50*time.Millisecond {
+			t.Errorf("%v came %v after the deadline", event.Kind, late)
+		}
+		break
+	}
+	for _, worker := range workers {
+		if info, err := worker.Info(bounded(t)); err != nil || info.Revision != 2 {
+			t.Errorf("one set and its expiry make revision %d, %v", info.Revision, err)
+		}
+	}
+}
+
+func TestForeignStream(t *testing.T) {
+	s := startServer(t)
+	nc := bustest.Connect(t, s)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.CreateStream(bounded(t), jetstream.StreamConfig{Name: "KVBUS_kv", Subjects: []string{"orders.>"}}); err != nil {
+		t.Fatal(err)
+	}
+	_, err = replicated.Open(bounded(t), nc, replicated.Options{})
+	if !errors.Is(err, kv.ErrInvalidArgument) {
+		t.Errorf("on somebody else's stream: %v", err)
+	}
+}
+
+// Garbage in the log is never passed over.
+func TestDamagedRecord(t *testing.T) {
+	s := startServer(t)
+	store := open(t, s, replicated.Options{})
+	nc := bustest.Connect(t, s)
+	if err := nc.Publish("$KVBUS.kv.log", []byte("garbage")); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-store.Failed():
+		if err == nil {
+			t.Error("it failed without an error")
+		}
+	case <-time.After(patience):
+		t.Fatal("garbage in the log goes unnoticed")
+	}
+	if _, err := kv.Of(store).Get(bounded(t), "k"); !errors.Is(err, kv.ErrUnavailable) {
+		t.Errorf("a store on a damaged log answers %v", err)
+	}
+	if _, err := replicated.Open(bounded(t), nc, replicated.Options{}); err == nil {
+		t.Error("a store opens on a damaged log")
+	}
+}
+
+// Without JetStream a command fails in time, and succeeds when it is back.
+func TestServerAway(t *testing.T) {
+	dir := t.TempDir()
+	s := bustest.StartServer(t, server.Options{JetStream: true, StoreDir: dir})
+	proxy := bustest.StartProxy(t, s.Addr().String())
+	nc, err := nats.Connect(proxy.URL(), nats.MaxReconnects(-1), nats.ReconnectWait(10*time.Millisecond), nats.ReconnectJitter(0, 0), nats.ReconnectBufSize(-1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	store, err := replicated.Open(bounded(t), nc, replicated.Options{Timeout: 500 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	h := kv.Of(store)
+	if _, err := h.Increment(bounded(t), "n", 1); err != nil {
+		t.Fatal(err)
+	}
+
+	proxy.Redirect("127.0.0.1:1") // nobody is there
+	_, err = h.Increment(bounded(t), "n", 1)
+	if !errors.Is(err, kv.ErrUnavailable) && !errors.Is(err, kv.ErrTimeout) {
+		t.Fatalf("without a server: %v", err)
+	}
+	if _, err := h.Get(bounded(t), "n"); !errors.Is(err, kv.ErrUnavailable) {
+		t.Errorf("a linearizable read without a server: %v", err)
+	}
+	if entry, err := store.Get(bounded(t), "n", kv.ReadOptions{Consistency: kv.Eventual}); err != nil || entry.Value != "1" {
+		t.Errorf("an eventual read without a server: %q, %v", entry.Value, err)
+	}
+
+	proxy.Redirect(s.Addr().String())
+	for {
+		n, err := h.Increment(bounded(t), "n", 1)
+		if err == nil {
+			if n != 2 && n != 3 { // what timed out may have counted
+				t.Errorf("the next increment makes %d", n)
+			}
+			return
+		}
+		if !errors.Is(err, kv.ErrUnavailable) && !errors.Is(err, kv.ErrTimeout) {
+			t.Fatal(err)
+		}
+	}
+}
+
+// Breaking the connection again and again loses no increment that was answered
+// and counts none twice.
+func TestBrokenConnections(t *testing.T) {
+	s := startServer(t)
+	proxy := bustest.StartProxy(t, s.Addr().String())
+	nc, err := nats.Connect(proxy.URL(), nats.MaxReconnects(-1), nats.ReconnectWait(time.Millisecond), nats.ReconnectJitter(0, 0), nats.ReconnectBufSize(-1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	store, err := replicated.Open(bounded(t), nc, replicated.Options{Timeout: patience})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	const clients, each = 8, 200
+	var (
+		running sync.WaitGroup
+		mu      sync.Mutex
+		count   int
+	)
+	for range clients {
+		running.Go(func() {
+			for range each {
+				if _, err := kv.Of(store).Increment(bounded(t), "n", 1); err != nil {
+					t.Error(err)
+				}
+				mu.Lock()
+				if count++; count%(clients*each/8) == 0 {
+					proxy.Cut()
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	running.Wait()
+	if entry, err := kv.Of(store).Get(bounded(t), "n"); err != nil || entry.Value != fmt.Sprint(clients*each) {
+		t.Errorf("%d increments make %s, %v", clients*each, entry.Value, err)
+	}
+}
