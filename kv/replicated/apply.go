@@ -20,6 +20,11 @@ func (s *Store) consume(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read the log: %w", err)
 	}
+	s.reading.Lock()
+	defer s.reading.Unlock()
+	if s.background.Err() != nil {
+		return kv.ErrClosed
+	}
 	s.consumer, err = consumer.Consume(s.receive, jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
 		s.logger.Warn("reading the log was interrupted", "error", err, "applied", s.applied.Load())
 	}))
@@ -27,6 +32,30 @@ func (s *Store) consume(ctx context.Context) error {
 		return fmt.Errorf("read the log: %w", err)
 	}
 	return nil
+}
+
+// stopReading returns when no more records come.
+func (s *Store) stopReading() {
+	s.reading.Lock()
+	defer s.reading.Unlock()
+	if s.consumer != nil {
+		s.consumer.Stop()
+		<-s.consumer.Closed()
+		s.consumer = nil
+	}
+}
+
+// reload goes on from a snapshot, as the log no longer has what comes next: this
+// worker was away for so long that the others removed it.
+func (s *Store) reload() {
+	s.stopReading()
+	err := s.load(s.background)
+	if err == nil {
+		err = s.consume(s.background)
+	}
+	if err != nil && s.background.Err() == nil {
+		s.fail(fmt.Errorf("the log was removed before this worker had it: %w", err))
+	}
 }
 
 // receive takes one record of the log, in order.
@@ -41,7 +70,13 @@ func (s *Store) receive(msg jetstream.Msg) {
 		return
 	}
 	if sequence != applied+1 {
-		s.fail(fmt.Errorf("the log goes on with %d after %d: what is between was removed before this worker had it", sequence, applied))
+		if s.reloading.CompareAndSwap(false, true) {
+			s.logger.Warn("records of the log are gone, loading a snapshot", "applied", applied, "next", sequence)
+			s.routines.Go(func() {
+				defer s.reloading.Store(false)
+				s.reload()
+			})
+		}
 		return
 	}
 	b, err := decodeBatch(msg.Data())
@@ -49,7 +84,7 @@ func (s *Store) receive(msg jetstream.Msg) {
 		s.fail(fmt.Errorf("log record %d: %w", sequence, err))
 		return
 	}
-	s.apply(sequence, meta.Timestamp, &b)
+	s.apply(sequence, meta.Timestamp, &b, len(msg.Data()))
 }
 
 // An outcome is what a command of this worker's batch came to.
@@ -58,8 +93,9 @@ type outcome struct {
 	err    error
 }
 
-// apply carries out a batch, and answers it if it is this worker's.
-func (s *Store) apply(sequence uint64, at time.Time, b *batch) {
+// apply carries out a batch of that size in the log, in bytes, and answers it if
+// it is this worker's.
+func (s *Store) apply(sequence uint64, at time.Time, b *batch, size int) {
 	now := at.UnixNano()
 	own := b.Worker == s.id
 	var (
@@ -79,6 +115,7 @@ func (s *Store) apply(sequence uint64, at time.Time, b *batch) {
 			}
 		}
 		s.applied.Store(sequence)
+		s.due.bytes += int64(size)
 		due, revision = m.DeadlineBound(), m.Revision()
 	})
 	if err != nil {

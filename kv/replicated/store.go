@@ -23,6 +23,10 @@ var _ kv.Store = (*Store)(nil)
 const (
 	DefaultTimeout    = 5 * time.Second
 	DefaultMaxPending = 16_384
+
+	DefaultSnapshotBytes = 64 << 20
+	DefaultSnapshotAge   = time.Hour
+	DefaultLogTail       = 10_000
 )
 
 // Options configure a store. The zero value means the defaults.
@@ -49,6 +53,18 @@ type Options struct {
 	MaxPending int
 	// MaxLogBytes bounds the log on disk; 0 means no limit.
 	MaxLogBytes int64
+	// SnapshotBytes is the size of the log since the last snapshot, in bytes,
+	// that brings about a new one; SnapshotAge is the time, if the log has gone
+	// on since.
+	SnapshotBytes int64
+	SnapshotAge   time.Duration
+	// LogTail is the number of records that are kept before the oldest snapshot,
+	// for workers that lag.
+	LogTail uint64
+	// Cursor is the name of the log's consumer that remembers how far the events
+	// are published; a state is forgotten only after that. Empty: nobody
+	// publishes.
+	Cursor string
 	// Logger gets what goes wrong, and what takes long; the default discards it.
 	Logger *slog.Logger
 }
@@ -61,25 +77,31 @@ type Store struct {
 	logger *slog.Logger
 	id     string // of this worker in the log
 
+	snapshots jetstream.ObjectStore
 	shared    *machine.Shared
 	sessions  sessions      // under the lock of shared
+	due       snapshotDue   // likewise
 	applied   atomic.Uint64 // sequence of the last record applied
 	positions positions
 	appended  pipeline
 	deadline  deadlineTimer
 
-	status   chan nats.Status
-	statuses sync.WaitGroup
-	consumer jetstream.ConsumeContext
-	acks     *nats.Subscription
-	caughtUp chan struct{} // closed when applied reaches target
-	target   uint64
+	reloading atomic.Bool
+	reading   sync.Mutex // guards consumer
+	consumer  jetstream.ConsumeContext
+	acks      *nats.Subscription
+	status    chan nats.Status
+	caughtUp  chan struct{} // closed when applied reaches target
+	target    uint64
 
-	closing  sync.Once
-	closed   chan struct{} // nothing is applied any more
-	ended    sync.Once
-	failOnce sync.Once
-	failed   chan error
+	background context.Context // of the routines
+	cancel     context.CancelFunc
+	routines   sync.WaitGroup
+	closing    sync.Once
+	closed     chan struct{} // nothing is applied any more
+	ended      sync.Once
+	failOnce   sync.Once
+	failed     chan error
 }
 
 // Open opens the store on the JetStream of nc, and creates its log if there is
@@ -104,6 +126,15 @@ func Open(ctx context.Context, nc *nats.Conn, opts Options) (*Store, error) {
 	if opts.MaxPending == 0 {
 		opts.MaxPending = DefaultMaxPending
 	}
+	if opts.SnapshotBytes == 0 {
+		opts.SnapshotBytes = DefaultSnapshotBytes
+	}
+	if opts.SnapshotAge == 0 {
+		opts.SnapshotAge = DefaultSnapshotAge
+	}
+	if opts.LogTail == 0 {
+		opts.LogTail = DefaultLogTail
+	}
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -122,7 +153,7 @@ func Open(ctx context.Context, nc *nats.Conn, opts Options) (*Store, error) {
 		closed:   make(chan struct{}),
 		failed:   make(chan error, 1),
 	}
-	s.positions.reset(0, 0)
+	s.background, s.cancel = context.WithCancel(context.Background())
 	s.appended.init(s)
 	s.deadline.init(s)
 	if err := s.start(ctx); err != nil {
@@ -137,13 +168,18 @@ func (s *Store) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.shared = machine.Share(machine.New(s.machineOptions()))
+	if s.snapshots, err = openSnapshots(ctx, s.js, s.opts); err != nil {
+		return err
+	}
+	if err := s.load(ctx); err != nil {
+		return err
+	}
 	s.target = stream.CachedInfo().State.LastSeq
 	if s.acks, err = s.nc.Subscribe(s.appended.inbox+".*.*", s.appended.acknowledged); err != nil {
 		return err
 	}
 	s.status = s.nc.StatusChanged(nats.CONNECTED)
-	s.statuses.Go(func() {
+	s.routines.Go(func() {
 		for range s.status {
 			s.appended.resend() // what was under way may be lost
 		}
@@ -151,7 +187,7 @@ func (s *Store) start(ctx context.Context) error {
 	if err := s.consume(ctx); err != nil {
 		return err
 	}
-	if s.target > 0 {
+	if s.target > s.applied.Load() {
 		select {
 		case <-s.caughtUp:
 		case err := <-s.failed:
@@ -160,7 +196,11 @@ func (s *Store) start(ctx context.Context) error {
 			return fmt.Errorf("read the log up to %d, at %d: %w", s.target, s.applied.Load(), ctx.Err())
 		}
 	}
-	return s.adoptLimits(ctx)
+	if err := s.adoptLimits(ctx); err != nil {
+		return err
+	}
+	s.routines.Go(func() { s.keepSnapshots(s.background) })
+	return nil
 }
 
 func (s *Store) machineOptions() machine.Options {
@@ -320,19 +360,17 @@ func (s *Store) Info(ctx context.Context) (kv.Info, error) {
 // Close implements [kv.Store]. What was not answered fails.
 func (s *Store) Close() error {
 	s.closing.Do(func() {
+		s.cancel()
 		s.deadline.stop()
 		if s.status != nil {
 			s.nc.RemoveStatusListener(s.status) // closes it
-			s.statuses.Wait()
 		}
 		if s.acks != nil {
 			_ = s.acks.Unsubscribe() // fails only if the connection is gone already
 		}
-		if s.consumer != nil {
-			s.consumer.Stop()
-			<-s.consumer.Closed()
-		}
+		s.stopReading()
 		s.end()
+		s.routines.Wait()
 	})
 	return nil
 }

@@ -1,0 +1,295 @@
+package replicated
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"kvbus/kv"
+	"kvbus/kv/machine"
+)
+
+const (
+	// snapshotsKept is the number of snapshots that are kept, with the log after
+	// the oldest of them: one that is damaged leaves the one before it.
+	snapshotsKept = 2
+	// snapshotCheck is how often a worker looks whether a snapshot is due.
+	snapshotCheck = time.Second
+	// snapshotTimeout bounds the writing and the reading of one snapshot.
+	snapshotTimeout = 5 * time.Minute
+	// snapshotPrefix is what their names begin with; the rest is the sequence.
+	snapshotPrefix = "snapshot-"
+)
+
+// A storedSnapshot is one in the object store.
+type storedSnapshot struct {
+	name     string
+	sequence uint64
+}
+
+// openSnapshots returns the object store of the snapshots.
+func openSnapshots(ctx context.Context, js jetstream.JetStream, opts Options) (jetstream.ObjectStore, error) {
+	objects, err := js.CreateOrUpdateObjectStore(ctx, jetstream.ObjectStoreConfig{
+		Bucket:      streamName(opts.Prefix),
+		Description: "The snapshots of kvbus at " + opts.Prefix,
+		Storage:     jetstream.FileStorage,
+		Replicas:    opts.Replicas,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open the snapshots %s: %w", streamName(opts.Prefix), err)
+	}
+	return objects, nil
+}
+
+// list returns the stored snapshots, the newest first.
+func (s *Store) list(ctx context.Context) ([]storedSnapshot, error) {
+	infos, err := s.snapshots.List(ctx)
+	if err != nil && !errors.Is(err, jetstream.ErrNoObjectsFound) {
+		return nil, fmt.Errorf("list the snapshots: %w", err)
+	}
+	var stored []storedSnapshot
+	for _, info := range infos {
+		digits, ours := strings.CutPrefix(info.Name, snapshotPrefix)
+		sequence, err := strconv.ParseUint(digits, 10, 64)
+		if ours && err == nil {
+			stored = append(stored, storedSnapshot{info.Name, sequence})
+		}
+	}
+	slices.SortFunc(stored, func(a, b storedSnapshot) int { return cmp.Compare(b.sequence, a.sequence) })
+	return stored, nil
+}
+
+// load makes the machine that the newest usable snapshot holds the present one,
+// or an empty one where the log still has its beginning. A snapshot is usable
+// if it is whole, if the log goes on where it ends, and if all events up to it
+// are published: those after it are made anew from the log.
+func (s *Store) load(ctx context.Context) error {
+	stream, err := s.js.Stream(ctx, streamName(s.opts.Prefix))
+	if err != nil {
+		return fmt.Errorf("load: %w", err)
+	}
+	first := stream.CachedInfo().State.FirstSeq
+	published, err := s.published(ctx)
+	if err != nil {
+		return err
+	}
+	stored, err := s.list(ctx)
+	if err != nil {
+		return err
+	}
+	var damage error
+	for _, snapshot := range stored {
+		if snapshot.sequence > published || snapshot.sequence+1 < first {
+			continue
+		}
+		header, m, err := s.read(ctx, snapshot)
+		if err != nil {
+			damage = errors.Join(damage, err)
+			s.logger.Error("a snapshot can't be used", "snapshot", snapshot.name, "error", err)
+			continue
+		}
+		s.adopt(header, m)
+		s.logger.Info("snapshot loaded", "sequence", header.Sequence, "revision", header.Revision, "keys", header.Keys)
+		return nil
+	}
+	if first > 1 {
+		return fmt.Errorf("%w: the log begins at record %d, and no snapshot leads there", kv.ErrUnavailable, first)
+	}
+	if damage != nil {
+		s.logger.Warn("no snapshot can be used; the log has everything, and is read from its beginning")
+	}
+	s.adopt(snapshotHeader{}, machine.New(s.machineOptions()))
+	return nil
+}
+
+// adopt makes m, which is as the header says, the present machine.
+func (s *Store) adopt(header snapshotHeader, m *machine.Machine) {
+	s.sessions = sessions{}
+	for _, session := range header.Sessions {
+		s.sessions[session.Worker] = session
+	}
+	s.applied.Store(header.Sequence)
+	s.positions.reset(header.Sequence, header.Revision)
+	s.due.reset(header.Sequence)
+	if s.shared == nil {
+		s.shared = machine.Share(m)
+	} else {
+		s.shared.Replace(m)
+	}
+	s.deadline.set(m.DeadlineBound())
+}
+
+// published returns the sequence of the log up to which the events are
+// published; all of it where nobody publishes.
+func (s *Store) published(ctx context.Context) (uint64, error) {
+	consumer, err := s.js.Consumer(ctx, streamName(s.opts.Prefix), s.opts.Cursor)
+	if errors.Is(err, jetstream.ErrConsumerNotFound) || s.opts.Cursor == "" {
+		return ^uint64(0), nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("look up how far the events are published: %w", err)
+	}
+	return consumer.CachedInfo().AckFloor.Stream, nil
+}
+
+// read reads one snapshot.
+func (s *Store) read(ctx context.Context, snapshot storedSnapshot) (snapshotHeader, *machine.Machine, error) {
+	ctx, cancel := context.WithTimeout(ctx, snapshotTimeout)
+	defer cancel()
+	object, err := s.snapshots.Get(ctx, snapshot.name)
+	if err != nil {
+		return snapshotHeader{}, nil, err
+	}
+	defer object.Close()
+	header, entries, err := readSnapshot(object)
+	if err != nil {
+		return snapshotHeader{}, nil, err
+	}
+	m, err := machine.Restore(s.machineOptions(), machine.State{
+		Revision: header.Revision,
+		Time:     header.Time,
+		Keys:     int(header.Keys),
+		Limits:   header.Limits,
+	}, entries)
+	return header, m, err
+}
+
+// A snapshotDue tells when a snapshot is due.
+type snapshotDue struct {
+	sequence uint64 // of the last one
+	bytes    int64  // of the log since
+	since    time.Time
+}
+
+func (d *snapshotDue) reset(sequence uint64) {
+	*d = snapshotDue{sequence: sequence, since: time.Now()}
+}
+
+// keepSnapshots takes snapshots when they are due, until ctx ends.
+func (s *Store) keepSnapshots(ctx context.Context) {
+	ticker := time.NewTicker(snapshotCheck)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return
+		}
+		var due snapshotDue
+		if _, err := s.shared.Update(func(*machine.Machine) { due = s.due }); err != nil {
+			return
+		}
+		changed := s.applied.Load() > due.sequence
+		if due.bytes < s.opts.SnapshotBytes && (!changed || time.Since(due.since) < s.opts.SnapshotAge) {
+			continue
+		}
+		if err := s.Snapshot(ctx); err != nil && ctx.Err() == nil {
+			s.logger.Error("no snapshot was taken", "error", err)
+			// The next attempt waits for as much again.
+			_, _ = s.shared.Update(func(*machine.Machine) { s.due.reset(due.sequence) })
+		}
+	}
+}
+
+// Snapshot stores the present state, and removes what it makes superfluous: all
+// but the last snapshots, and the log before them. If another worker stored one
+// of nearly the same state meanwhile, it does nothing. Commands go on.
+func (s *Store) Snapshot(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, snapshotTimeout)
+	defer cancel()
+	stored, err := s.list(ctx)
+	if err != nil {
+		return err
+	}
+	var (
+		header  snapshotHeader
+		view    *machine.View
+		another bool
+	)
+	_, err = s.shared.Update(func(m *machine.Machine) {
+		if len(stored) > 0 && stored[0].sequence > s.due.sequence {
+			another = true
+			s.due.reset(stored[0].sequence)
+			return
+		}
+		view = m.View()
+		header = s.header(view)
+		s.due.reset(header.Sequence)
+	})
+	if err != nil || another {
+		return err
+	}
+	defer view.Close()
+	start := time.Now()
+	reader, writer := io.Pipe()
+	go func() { writer.CloseWithError(writeSnapshot(writer, header, view.All())) }()
+	info, err := s.snapshots.Put(ctx, jetstream.ObjectMeta{Name: fmt.Sprintf("%s%020d", snapshotPrefix, header.Sequence)}, reader)
+	// The writer ends even if nobody has read all.
+	_ = reader.Close() // never fails
+	if err != nil {
+		return fmt.Errorf("store the snapshot: %w", err)
+	}
+	s.logger.Info("snapshot stored", "sequence", header.Sequence, "revision", header.Revision, "keys", header.Keys, "bytes", info.Size, "took", time.Since(start))
+	return s.removeOld(ctx)
+}
+
+// header describes the present state. The lock of the machine is held.
+func (s *Store) header(view *machine.View) snapshotHeader {
+	state := view.State()
+	header := snapshotHeader{
+		Sequence: s.applied.Load(),
+		Time:     state.Time,
+		Revision: state.Revision,
+		Keys:     uint64(state.Keys),
+		Limits:   state.Limits,
+	}
+	for _, session := range s.sessions {
+		header.Sessions = append(header.Sessions, session)
+	}
+	slices.SortFunc(header.Sessions, func(a, b session) int { return cmp.Compare(a.Worker, b.Worker) })
+	return header
+}
+
+// removeOld removes snapshots and log records that nobody needs any more: those
+// before the last snapshots of which all events are published.
+func (s *Store) removeOld(ctx context.Context) error {
+	published, err := s.published(ctx)
+	if err != nil {
+		return err
+	}
+	stored, err := s.list(ctx)
+	if err != nil {
+		return err
+	}
+	usable := slices.DeleteFunc(stored, func(snapshot storedSnapshot) bool { return snapshot.sequence > published })
+	if len(usable) < snapshotsKept {
+		return nil
+	}
+	// The log goes first: a snapshot without its log is of no use, a log
+	// without its snapshot is not in the way.
+	oldest := usable[snapshotsKept-1]
+	for _, snapshot := range usable[snapshotsKept:] {
+		if err := s.snapshots.Delete(ctx, snapshot.name); err != nil && !errors.Is(err, jetstream.ErrObjectNotFound) {
+			return fmt.Errorf("remove the snapshot %s: %w", snapshot.name, err)
+		}
+	}
+	if oldest.sequence <= s.opts.LogTail {
+		return nil
+	}
+	stream, err := s.js.Stream(ctx, streamName(s.opts.Prefix))
+	if err != nil {
+		return fmt.Errorf("remove the log before %d: %w", oldest.sequence, err)
+	}
+	if err := stream.Purge(ctx, jetstream.WithPurgeSequence(oldest.sequence-s.opts.LogTail)); err != nil {
+		return fmt.Errorf("remove the log before %d: %w", oldest.sequence, err)
+	}
+	return nil
+}

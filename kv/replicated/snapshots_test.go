@@ -1,0 +1,226 @@
+package replicated_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"kvbus/bus/bustest"
+	"kvbus/kv"
+	"kvbus/kv/replicated"
+)
+
+// keepsLittle takes no snapshots by itself and keeps no log before the oldest.
+var keepsLittle = replicated.Options{SnapshotBytes: 1 << 40, SnapshotAge: time.Hour, LogTail: 1}
+
+// churn makes random changes of all kinds.
+func churn(t *testing.T, store kv.Store, r *rand.Rand, n int) {
+	t.Helper()
+	for range n {
+		cmd := kv.Command{Op: kv.OpSet, Key: fmt.Sprintf("k%02d.%d", r.IntN(30), r.IntN(3)), Value: strings.Repeat("v", r.IntN(50))}
+		switch r.IntN(8) {
+		case 0:
+			cmd = kv.Command{Op: kv.OpDelete, Key: cmd.Key}
+		case 1:
+			cmd = kv.Command{Op: kv.OpIncrement, Key: "n", Delta: r.Int64N(100) - 50}
+		case 2:
+			cmd = kv.Command{Op: kv.OpTouch, Key: cmd.Key, TTL: time.Hour}
+		case 3:
+			cmd.TTL = time.Duration(1 + r.IntN(5_000_000)) // up to 5 ms
+		case 4:
+			cmd = kv.Command{Op: kv.OpClear, Key: fmt.Sprintf("k%02d.", r.IntN(30))}
+		}
+		if _, err := store.Do(bounded(t), cmd); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func snapshot(t *testing.T, store *replicated.Store) {
+	t.Helper()
+	if err := store.Snapshot(bounded(t)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// objects returns the snapshots' object store and the log's stream.
+func objects(t *testing.T, s *server.Server) (jetstream.ObjectStore, jetstream.Stream) {
+	t.Helper()
+	js, err := jetstream.New(bustest.Connect(t, s))
+	if err != nil {
+		t.Fatal(err)
+	}
+	objects, err := js.ObjectStore(bounded(t), "KVBUS_kv")
+	if err != nil {
+		t.Fatal(err)
+	}
+	stream, err := js.Stream(bounded(t), "KVBUS_kv")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return objects, stream
+}
+
+// Workers that read the log from its beginning, from a snapshot in the middle,
+// or from the last one, have the same state.
+func TestSnapshotsLeadToTheSameState(t *testing.T) {
+	s := startServer(t)
+	r := rand.New(rand.NewPCG(3, 3))
+	first := open(t, s, keepsLittle)
+	churn(t, first, r, 300)
+	snapshot(t, first)
+	churn(t, first, r, 300)
+	middle := open(t, s, keepsLittle)
+	snapshot(t, first)
+	churn(t, first, r, 300)
+	last := open(t, s, keepsLittle)
+	churn(t, last, r, 100)
+	want := state(t, first)
+	for name, store := range map[string]*replicated.Store{"from the middle": middle, "from the last": last, "later": open(t, s, keepsLittle)} {
+		if diff := differ(state(t, store), want); diff != "" {
+			t.Errorf("%s the state is another: %s", name, diff)
+		}
+	}
+	_, stream := objects(t, s)
+	if info, err := stream.Info(bounded(t)); err != nil || info.State.FirstSeq < 250 {
+		t.Errorf("after two snapshots the log begins at %d, %v", info.State.FirstSeq, err)
+	}
+}
+
+func TestDamagedSnapshots(t *testing.T) {
+	s := startServer(t)
+	r := rand.New(rand.NewPCG(4, 4))
+	first := open(t, s, keepsLittle)
+	for range 3 {
+		churn(t, first, r, 100)
+		snapshot(t, first)
+	}
+	churn(t, first, r, 50)
+	want := state(t, first)
+
+	store, _ := objects(t, s)
+	infos, err := store.List(bounded(t))
+	if err != nil || len(infos) != 2 {
+		t.Fatalf("%d snapshots are kept, %v", len(infos), err)
+	}
+	names := []string{infos[0].Name, infos[1].Name}
+	if names[0] < names[1] {
+		names[0], names[1] = names[1], names[0]
+	}
+	whole, err := store.GetBytes(bounded(t), names[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole[len(whole)/2] ^= 1
+	if _, err := store.PutBytes(bounded(t), names[0], whole); err != nil {
+		t.Fatal(err)
+	}
+	if diff := differ(state(t, open(t, s, keepsLittle)), want); diff != "" {
+		t.Errorf("with the newest snapshot damaged the state is another: %s", diff)
+	}
+	if _, err := store.PutBytes(bounded(t), names[1], []byte("garbage")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := replicated.Open(bounded(t), bustest.Connect(t, s), keepsLittle); !errors.Is(err, kv.ErrUnavailable) {
+		t.Errorf("with all snapshots damaged and the log before them gone: %v", err)
+	}
+}
+
+// Events that are not published yet keep the log and the snapshots before them.
+func TestUnpublishedEventsAreKept(t *testing.T) {
+	s := startServer(t)
+	r := rand.New(rand.NewPCG(5, 5))
+	opts := keepsLittle
+	opts.Cursor = "events"
+	first := open(t, s, opts)
+	churn(t, first, r, 10)
+	_, stream := objects(t, s)
+	if _, err := stream.CreateConsumer(bounded(t), jetstream.ConsumerConfig{Durable: "events", AckPolicy: jetstream.AckAllPolicy}); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		churn(t, first, r, 100)
+		snapshot(t, first)
+	}
+	if info, err := stream.Info(bounded(t)); err != nil || info.State.FirstSeq != 1 {
+		t.Errorf("the log begins at %d though nothing is published, %v", info.State.FirstSeq, err)
+	}
+	again := open(t, s, opts)
+	if revision, err := again.RevisionAfter(bounded(t), 1); err != nil || revision == 0 && again.OldestRevision() != 1 {
+		t.Errorf("the events from the beginning can't be published any more: %d, %v", again.OldestRevision(), err)
+	}
+}
+
+// A worker that was away while the log before it was removed goes on from a
+// snapshot.
+func TestLaggingWorker(t *testing.T) {
+	s := startServer(t)
+	r := rand.New(rand.NewPCG(6, 6))
+	first := open(t, s, keepsLittle)
+	proxy := bustest.StartProxy(t, s.Addr().String())
+	nc, err := nats.Connect(proxy.URL(), nats.MaxReconnects(-1), nats.ReconnectWait(10*time.Millisecond), nats.ReconnectBufSize(-1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	lagging, err := replicated.Open(bounded(t), nc, keepsLittle)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lagging.Close()
+	churn(t, first, r, 50)
+	proxy.Redirect("127.0.0.1:1") // nobody is there
+	for range 3 {
+		churn(t, first, r, 100)
+		snapshot(t, first)
+	}
+	want := state(t, first)
+	proxy.Redirect(s.Addr().String())
+	info, err := first.Info(bounded(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	for {
+		_, err := lagging.Get(ctx, "n", kv.ReadOptions{MinRevision: info.Revision})
+		if err == nil || errors.Is(err, kv.ErrNotFound) {
+			break
+		}
+		if !errors.Is(err, kv.ErrUnavailable) || ctx.Err() != nil {
+			t.Fatal(err)
+		}
+	}
+	if diff := differ(state(t, lagging), want); diff != "" {
+		t.Errorf("the worker that was away has another state: %s", diff)
+	}
+}
+
+// Commands go on while snapshots are taken on their own.
+func TestSnapshotsBySize(t *testing.T) {
+	s := startServer(t)
+	store := open(t, s, replicated.Options{SnapshotBytes: 10_000, LogTail: 1})
+	snapshots, _ := objects(t, s)
+	churn(t, store, rand.New(rand.NewPCG(7, 7)), 500)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	updates, err := snapshots.Watch(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer updates.Stop()
+	for info := range updates.Updates() {
+		if info != nil && strings.HasPrefix(info.Name, "snapshot-") {
+			return
+		}
+	}
+	t.Error("no snapshot was taken")
+}
