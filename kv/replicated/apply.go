@@ -132,7 +132,7 @@ func (s *Store) apply(sequence uint64, at time.Time, b *batch, size int) {
 	}
 	wake.Up()
 	s.deadline.set(due)
-	if sequence == s.target {
-		close(s.caughtUp)
+	if sequence >= s.target {
+		s.reached.Do(func() { close(s.caughtUp) })
 	}
 }

@@ -22,8 +22,8 @@ const (
 	// for long.
 	maxBatch = 4096
 	// resendDelay is how long a batch may stay unseen in the log before it is
-	// appended again, and resendRefused the same for one that JetStream
-	// refused.
+	// appended again, and resendRefused the same for one of which it is known
+	// that it is not there.
 	resendDelay   = time.Second
 	resendRefused = 100 * time.Millisecond
 	// tick is how often the pipeline looks for what waits for too long.
@@ -70,6 +70,7 @@ type flight struct {
 	proposals []proposal
 	readers   []reader
 	since     time.Time // when it was first appended
+	sent      time.Time // when it was last appended
 	due       time.Time // when it is to be appended again
 	sends     int
 	refusals  int // how many of the sends certainly did nothing
@@ -171,7 +172,8 @@ func (p *pipeline) send(f *flight) {
 	}
 	p.buffer = b.append(p.buffer[:0])
 	f.sends++
-	f.due = time.Now().Add(resendDelay)
+	f.sent = time.Now()
+	f.due = f.sent.Add(resendDelay)
 	err := p.store.nc.PublishMsg(&nats.Msg{
 		Subject: p.subject,
 		Reply:   fmt.Sprintf("%s.%d.%d", p.inbox, f.number, f.sends),
@@ -186,7 +188,7 @@ func (p *pipeline) send(f *flight) {
 func (f *flight) refused(reason error) {
 	f.refusals++
 	f.reason = reason
-	f.due = time.Now().Add(resendRefused)
+	f.due = f.sent.Add(resendRefused)
 }
 
 // acknowledged takes JetStream's answer to a send. That a batch is stored is
@@ -252,15 +254,31 @@ func (p *pipeline) complete(number uint64, outcomes []outcome) {
 	}
 }
 
-// resend appends all batches under way again, in order: one of them is missing
-// in the log, and those after it were passed over.
+// resend appends all batches under way again, in order, because the first one is
+// missing in the log. It does so at most every resendRefused: until the first
+// one gets through, all others that do only ask for this.
 func (p *pipeline) resend() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	// Each batch that was passed over asks for this; once is enough.
-	if len(p.flights) == 0 || time.Since(p.flights[0].since) < resendRefused && p.flights[0].sends > 1 {
+	if len(p.flights) == 0 {
 		return
 	}
+	if again := p.flights[0].sent.Add(resendRefused); time.Now().Before(again) {
+		p.flights[0].due = again
+		return
+	}
+	p.sendAll()
+}
+
+// reconnected appends all batches under way again: what the old connection had
+// may be lost.
+func (p *pipeline) reconnected() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.sendAll()
+}
+
+func (p *pipeline) sendAll() {
 	for _, f := range p.flights {
 		p.send(f)
 	}
@@ -293,9 +311,7 @@ func (p *pipeline) look() {
 		p.queue, p.readers = p.queue[unsent:], p.readers[unread:]
 	}
 	if len(p.flights) > 0 && p.flights[0].due.Before(now) {
-		for _, f := range p.flights {
-			p.send(f)
-		}
+		p.sendAll()
 	}
 	p.ticking = false
 	p.launch()

@@ -93,6 +93,7 @@ type Store struct {
 	status    chan nats.Status
 	caughtUp  chan struct{} // closed when applied reaches target
 	target    uint64
+	reached   sync.Once
 
 	background context.Context // of the routines
 	cancel     context.CancelFunc
@@ -181,7 +182,7 @@ func (s *Store) start(ctx context.Context) error {
 	s.status = s.nc.StatusChanged(nats.CONNECTED)
 	s.routines.Go(func() {
 		for range s.status {
-			s.appended.resend() // what was under way may be lost
+			s.appended.reconnected()
 		}
 	})
 	if err := s.consume(ctx); err != nil {
