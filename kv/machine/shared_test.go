@@ -1,0 +1,92 @@
+package machine
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+
+	"kvbus/kv"
+)
+
+// A read of a key is answered while a writer holds the lock.
+func TestGetWaitsForNoWriter(t *testing.T) {
+	s := Share(New(Options{}))
+	if _, err := s.Update(func(m *Machine) { apply(t, m, kv.Command{Op: kv.OpSet, Key: "k", Value: "v"}) }); err != nil {
+		t.Fatal(err)
+	}
+	_, err := s.Update(func(*Machine) {
+		read := make(chan kv.Entry)
+		go func() {
+			entry, err := s.Get("k")
+			if err != nil {
+				t.Error(err)
+			}
+			read <- entry
+		}()
+		if entry := <-read; entry.Value != "v" || s.Revision() != 1 {
+			t.Errorf("beside a writer the entry is %+v at revision %d", entry, s.Revision())
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A reader sees a key with each of its values in order, never an older one
+// again and never none, while the writer goes on.
+func TestReadersSeeValuesInOrder(t *testing.T) {
+	s := Share(New(Options{ReplayEvents: 10}))
+	const writes = 20_000
+	write := func(i int) {
+		_, err := s.Update(func(m *Machine) {
+			apply(t, m, kv.Command{Op: kv.OpSet, Key: "k", Value: fmt.Sprint(i)})
+			// Others come and go, so that the table changes around it.
+			apply(t, m, kv.Command{Op: kv.OpSet, Key: fmt.Sprint("passes", i)})
+			if i >= 100 {
+				apply(t, m, kv.Command{Op: kv.OpDelete, Key: fmt.Sprint("passes", i-100)})
+			}
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	write(0)
+	var readers sync.WaitGroup
+	for range 2 {
+		readers.Go(func() {
+			for last := uint64(0); ; {
+				entry, err := s.Get("k")
+				if err != nil || entry.Revision < last {
+					t.Errorf("after revision %d: %+v, %v", last, entry, err)
+					return
+				}
+				if last = entry.Revision; entry.Value == fmt.Sprint(writes-1) {
+					return
+				}
+			}
+		})
+	}
+	for i := 1; i < writes; i++ {
+		write(i)
+	}
+	readers.Wait()
+}
+
+func TestClosedMachineIsRead(t *testing.T) {
+	s := Share(New(Options{}))
+	if _, err := s.Update(func(m *Machine) { apply(t, m, kv.Command{Op: kv.OpSet, Key: "k"}) }); err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	if _, err := s.Update(func(*Machine) { t.Error("a closed machine was updated") }); !errors.Is(err, kv.ErrClosed) {
+		t.Errorf("an update after Close: %v", err)
+	}
+	buf := make([]kv.Event, 2)
+	if n, err := s.Next(t.Context(), 0, buf); n != 1 || err != nil {
+		t.Errorf("what happened before Close: %d events, %v", n, err)
+	}
+	if _, err := s.Next(t.Context(), 1, buf); !errors.Is(err, kv.ErrClosed) {
+		t.Errorf("after that: %v", err)
+	}
+}
