@@ -105,14 +105,19 @@ func (m *Machine) Revision() uint64 { return m.revision.Load() }
 // compares its deadline with a clock.
 func (m *Machine) Get(key string) (kv.Entry, bool) {
 	n := m.table.get(key)
-	if n == nil {
-		return kv.Entry{}, false
-	}
-	v := n.current.Load()
+	v := n.version()
 	if v == nil {
 		return kv.Entry{}, false
 	}
-	return kv.Entry{Key: n.key, Value: v.value, Revision: v.revision, ExpiresAt: instant(v.deadline)}, true
+	return v.entry(n), true
+}
+
+// entry returns the entry that the version makes of its node.
+func (v *version) entry(n *node) kv.Entry {
+	if v.deadline == 0 {
+		return kv.Entry{Key: n.key, Value: v.value, Revision: v.revision}
+	}
+	return kv.Entry{Key: n.key, Value: v.value, Revision: v.revision, ExpiresAt: instant(v.deadline)}
 }
 
 // NextDeadline returns the earliest deadline of a live entry, in Unix

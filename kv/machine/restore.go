@@ -25,9 +25,8 @@ func (v *View) State() State {
 // those whose deadline has passed since the machine's time.
 func (v *View) All() iter.Seq[kv.Entry] {
 	return func(yield func(kv.Entry) bool) {
-		v.index.Scan(func(key string, n *node) bool {
-			version := v.version(n)
-			return yield(kv.Entry{Key: key, Value: version.value, Revision: version.revision, ExpiresAt: instant(version.deadline)})
+		v.index.Scan(func(_ string, n *node) bool {
+			return yield(v.version(n).entry(n))
 		})
 	}
 }

@@ -90,14 +90,20 @@ func (s *Shared) Revision() uint64 { return s.machine.Load().Revision() }
 // Get returns the entry of key as [kv.Store.Get] does, by the wall clock. It
 // waits for nobody.
 func (s *Shared) Get(key string) (kv.Entry, error) {
-	entry, ok := s.machine.Load().Get(key)
-	if !ok || !entry.ExpiresAt.IsZero() && entry.Expired(time.Now()) {
-		if err := kv.ValidateKey(key); err != nil {
-			return kv.Entry{}, err
-		}
-		return kv.Entry{}, kv.ErrNotFound
+	n := s.machine.Load().table.get(key)
+	v := n.version()
+	if v == nil || v.deadline != 0 && v.deadline <= time.Now().UnixNano() {
+		return kv.Entry{}, absent(key)
 	}
-	return entry, nil
+	return v.entry(n), nil
+}
+
+// absent is the error of reading a key that is not there.
+func absent(key string) error {
+	if err := kv.ValidateKey(key); err != nil {
+		return err
+	}
+	return kv.ErrNotFound
 }
 
 // View freezes the current state.

@@ -103,15 +103,14 @@ func (v *View) Scan(q kv.Query, now time.Time) (kv.Page, error) {
 			return true
 		}
 		version := v.version(n)
-		entry := kv.Entry{Key: key, Revision: version.revision, ExpiresAt: instant(version.deadline)}
+		entry := version.entry(n)
 		if entry.Expired(now) {
 			return true
 		}
-		size += len(key)
-		if !q.KeysOnly {
-			entry.Value = version.value
-			size += len(entry.Value)
+		if q.KeysOnly {
+			entry.Value = ""
 		}
+		size += len(key) + len(entry.Value)
 		full := q.Limit > 0 && len(page.Entries) == q.Limit || q.MaxBytes > 0 && size > q.MaxBytes
 		if full && len(page.Entries) > 0 {
 			page.Cursor = page.Entries[len(page.Entries)-1].Key

@@ -29,6 +29,7 @@ func filled(tb testing.TB, n int, ttl time.Duration) (*memory.Store, []string) {
 			tb.Fatal(err)
 		}
 	}
+	runtime.GC() // or it would go on beside the benchmark
 	return store, keys
 }
 
