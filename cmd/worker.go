@@ -14,6 +14,7 @@ import (
 	"kvbus/config"
 	"kvbus/kv"
 	"kvbus/kv/memory"
+	"kvbus/kv/replicated"
 	"kvbus/service"
 	"kvbus/watchbridge"
 )
@@ -88,15 +89,9 @@ func (w *worker) start(ctx context.Context) (err error) {
 		return err
 	}
 
-	w.store = memory.New(memory.Options{
-		Limits: kv.Limits{
-			MaxKeys:      int64(w.cfg.Store.MaxKeys),
-			MaxValueSize: int64(w.cfg.Store.MaxValueSize),
-			MaxBytes:     int64(w.cfg.Store.MaxBytes),
-		},
-		ReplayEvents: w.cfg.Store.Replay.MaxEvents,
-		ReplayBytes:  int64(w.cfg.Store.Replay.MaxBytes),
-	})
+	if w.store, err = w.openStore(ctx); err != nil {
+		return err
+	}
 	w.bridge = watchbridge.Start(w.store, watchbridge.Options{
 		Dial: func(ctx context.Context) (*nats.Conn, error) {
 			return connector.connect(ctx, "events", nats.NoReconnect())
@@ -130,8 +125,47 @@ func (w *worker) startServer(ctx context.Context) (*embedded.Server, error) {
 		Listen:     listen,
 		ConfigFile: w.cfg.NATS.Config,
 		MaxPayload: service.MaxPayload(int(w.cfg.Store.MaxValueSize)),
+		JetStream:  w.cfg.Store.DataDir != "",
+		StoreDir:   w.cfg.Store.DataDir,
 		Logger:     w.logger,
 	})
+}
+
+// openStore opens the durable store where there is a place for its data, and
+// makes one in memory where there is none.
+func (w *worker) openStore(ctx context.Context) (kv.Store, error) {
+	limits := kv.Limits{
+		MaxKeys:      int64(w.cfg.Store.MaxKeys),
+		MaxValueSize: int64(w.cfg.Store.MaxValueSize),
+		MaxBytes:     int64(w.cfg.Store.MaxBytes),
+	}
+	replay := w.cfg.Store.Replay
+	if w.cfg.Store.DataDir == "" {
+		return memory.New(memory.Options{
+			Limits:       limits,
+			ReplayEvents: replay.MaxEvents,
+			ReplayBytes:  int64(replay.MaxBytes),
+		}), nil
+	}
+	store, err := replicated.Open(ctx, w.requests, replicated.Options{
+		Prefix:       w.cfg.Bus.Prefix,
+		Limits:       limits,
+		ReplayEvents: replay.MaxEvents,
+		ReplayBytes:  int64(replay.MaxBytes),
+		Cursor:       watchbridge.Cursor,
+		Logger:       w.logger,
+	})
+	if err != nil {
+		return nil, err
+	}
+	go func() {
+		select {
+		case err := <-store.Failed():
+			w.fail(err)
+		case <-store.Closed():
+		}
+	}()
+	return store, nil
 }
 
 // reclaim checks the claim on the prefix each time the connection came back.
@@ -159,6 +193,9 @@ func (w *worker) announce(ctx context.Context) error {
 		attrs = []any{"listen", w.server.ClientURL()}
 	}
 	survives := "nothing: the store is in memory and ends with this process"
+	if info.Durable {
+		survives = "everything that was answered, in " + w.cfg.Store.DataDir
+	}
 	attrs = append(attrs, "prefix", w.cfg.Bus.Prefix, "store", info.Store, "restart_keeps", survives)
 	w.logger.Info("serving", attrs...)
 	return nil

@@ -142,4 +142,12 @@ type Info struct {
 	Bytes int64 `json:"bytes"`
 	// Limits are those in force.
 	Limits Limits `json:"limits"`
+	// Replicas is the number of servers that hold the log of a replicated store,
+	// and LogPosition the sequence of the last record of it that this worker has
+	// applied; both are 0 where there is no log.
+	Replicas    int    `json:"replicas"`
+	LogPosition uint64 `json:"log_position"`
+	// SyncAlways says whether an answer waits until the disks of the log have
+	// what it tells.
+	SyncAlways bool `json:"sync_always"`
 }

@@ -13,9 +13,10 @@ import (
 )
 
 const (
-	// cursorName is the durable consumer of the log that elects the publisher
-	// and remembers how far it came.
-	cursorName = "events"
+	// Cursor is the name of the durable consumer of the log that elects the
+	// publisher and remembers how far it came.
+	Cursor = "events"
+
 	// publisherGroup is its one priority group.
 	publisherGroup = "publisher"
 	// pinTime is how long JetStream waits for a silent publisher before it
@@ -129,7 +130,7 @@ func cursor(ctx context.Context, nc *nats.Conn, log Log) (jetstream.Consumer, er
 		return nil, err
 	}
 	consumer, err := js.CreateOrUpdateConsumer(ctx, log.Stream(), jetstream.ConsumerConfig{
-		Durable:        cursorName,
+		Durable:        Cursor,
 		Description:    "Elects the worker that publishes events, and remembers how far it came",
 		AckPolicy:      jetstream.AckAllPolicy,
 		AckWait:        30 * time.Second,

@@ -87,12 +87,12 @@ func (s *Shared) Close() {
 // Revision returns the revision of the last mutation. It waits for nobody.
 func (s *Shared) Revision() uint64 { return s.machine.Load().Revision() }
 
-// Get returns the entry of key as [kv.Store.Get] does, by the wall clock. It
-// waits for nobody.
-func (s *Shared) Get(key string) (kv.Entry, error) {
+// Get returns the entry of key as [kv.Store.Get] does. It asks now for the time
+// only where the entry has a deadline. It waits for nobody.
+func (s *Shared) Get(key string, now func() time.Time) (kv.Entry, error) {
 	n := s.machine.Load().table.get(key)
 	v := n.version()
-	if v == nil || v.deadline != 0 && v.deadline <= time.Now().UnixNano() {
+	if v == nil || v.deadline != 0 && v.deadline <= now().UnixNano() {
 		return kv.Entry{}, absent(key)
 	}
 	return v.entry(n), nil
@@ -113,12 +113,12 @@ func (s *Shared) View() *View {
 	return s.machine.Load().View()
 }
 
-// Scan answers q as [kv.Store.Scan] does, by the wall clock. It holds the lock
-// only to freeze the state.
-func (s *Shared) Scan(q kv.Query) (kv.Page, error) {
+// Scan answers q as [kv.Store.Scan] does. It holds the lock only to freeze the
+// state, and asks now for the time after that.
+func (s *Shared) Scan(q kv.Query, now func() time.Time) (kv.Page, error) {
 	view := s.View()
 	defer view.Close()
-	return view.Scan(q, time.Now())
+	return view.Scan(q, now())
 }
 
 // Replay answers q as [kv.Store.Replay] does. It holds the lock for a few

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sync"
 	"testing"
+	"time"
 
 	"kvbus/kv"
 )
@@ -18,7 +19,7 @@ func TestGetWaitsForNoWriter(t *testing.T) {
 	_, err := s.Update(func(*Machine) {
 		read := make(chan kv.Entry)
 		go func() {
-			entry, err := s.Get("k")
+			entry, err := s.Get("k", time.Now)
 			if err != nil {
 				t.Error(err)
 			}
@@ -56,7 +57,7 @@ func TestReadersSeeValuesInOrder(t *testing.T) {
 	for range 2 {
 		readers.Go(func() {
 			for last := uint64(0); ; {
-				entry, err := s.Get("k")
+				entry, err := s.Get("k", time.Now)
 				if err != nil || entry.Revision < last {
 					t.Errorf("after revision %d: %+v, %v", last, entry, err)
 					return

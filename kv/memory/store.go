@@ -87,7 +87,7 @@ func (s *Store) Get(ctx context.Context, key string, opts kv.ReadOptions) (kv.En
 	if err := s.readable(ctx, opts); err != nil {
 		return kv.Entry{}, err
 	}
-	return s.shared.Get(key)
+	return s.shared.Get(key, time.Now)
 }
 
 // Scan implements [kv.Store].
@@ -95,7 +95,7 @@ func (s *Store) Scan(ctx context.Context, q kv.Query) (kv.Page, error) {
 	if err := s.readable(ctx, q.ReadOptions); err != nil {
 		return kv.Page{}, err
 	}
-	return s.shared.Scan(q)
+	return s.shared.Scan(q, time.Now)
 }
 
 // Replay implements [kv.Store].

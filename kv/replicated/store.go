@@ -51,6 +51,9 @@ type Options struct {
 	Timeout time.Duration
 	// MaxPending bounds the commands and reads that wait for the log.
 	MaxPending int
+	// SyncAlways tells that the servers of the log write each record to the disk
+	// before they acknowledge it. It is a setting of theirs; here it is told.
+	SyncAlways bool
 	// MaxLogBytes bounds the log on disk; 0 means no limit.
 	MaxLogBytes int64
 	// SnapshotBytes is the size of the log since the last snapshot, in bytes,
@@ -323,7 +326,7 @@ func (s *Store) Get(ctx context.Context, key string, opts kv.ReadOptions) (kv.En
 	if err := s.await(ctx, opts); err != nil {
 		return kv.Entry{}, err
 	}
-	return s.shared.Get(key)
+	return s.shared.Get(key, time.Now)
 }
 
 // Scan implements [kv.Store].
@@ -331,7 +334,7 @@ func (s *Store) Scan(ctx context.Context, q kv.Query) (kv.Page, error) {
 	if err := s.await(ctx, q.ReadOptions); err != nil {
 		return kv.Page{}, err
 	}
-	return s.shared.Scan(q)
+	return s.shared.Scan(q, time.Now)
 }
 
 // Replay implements [kv.Store].
@@ -353,8 +356,12 @@ func (s *Store) Info(ctx context.Context) (kv.Info, error) {
 		return kv.Info{}, err
 	}
 	var info kv.Info
-	_, err := s.shared.Update(func(m *machine.Machine) { info = m.Info() })
+	_, err := s.shared.Update(func(m *machine.Machine) {
+		info = m.Info()
+		info.LogPosition = s.applied.Load()
+	})
 	info.Store, info.Durable, info.Clustered = "replicated", true, true
+	info.Replicas, info.SyncAlways = s.opts.Replicas, s.opts.SyncAlways
 	return info, err
 }
 
