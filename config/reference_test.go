@@ -1,0 +1,29 @@
+package config_test
+
+import (
+	"os"
+	"strings"
+	"testing"
+
+	"kvbus/config"
+)
+
+func TestReadmeHasTheReference(t *testing.T) {
+	t.Parallel()
+	readme, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, begins := strings.Cut(string(readme), "<!-- config reference -->\n")
+	got, _, ends := strings.Cut(rest, "<!-- end of config reference -->\n")
+	if !begins || !ends {
+		t.Fatal("README.md does not mark its table of settings")
+	}
+	var want strings.Builder
+	if err := config.WriteReference(&want); err != nil {
+		t.Fatal(err)
+	}
+	if got != want.String() {
+		t.Errorf("README.md has another table than this, which kvbus config --reference prints:\n%s", want.String())
+	}
+}
