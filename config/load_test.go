@@ -1,6 +1,7 @@
 package config_test
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -99,9 +100,7 @@ func TestEverySettingFromEveryLayer(t *testing.T) {
 	for _, s := range config.Settings() {
 		text[s.Path] = s.Default
 	}
-	for path, value := range customText {
-		text[path] = value
-	}
+	maps.Copy(text, customText)
 	var env, flags []string
 	for _, s := range config.Settings() {
 		env = append(env, s.Env+"="+text[s.Path])

@@ -122,7 +122,7 @@ func (e *endpoint) receive(m *nats.Msg) {
 	err := fmt.Errorf("%w: too many requests on %v are waiting", kv.ErrOverloaded, e.lane.op)
 	e.stats.overloaded.Add(1)
 	e.stats.answered(0, err.Error())
-	e.lane.send(m, e.refusal.Error(err))
+	_ = e.lane.sendLast(m, e.refusal.Error(err)) // in the log
 }
 
 // drain stops to take requests. Those that were taken are in the queue when
@@ -175,11 +175,9 @@ func (w *worker) serve(r request) {
 // and counts it.
 func (l *lane) finish(r request, answer *nats.Msg, err error) {
 	defer l.queue.release(r)
-	if sendErr := l.send(r.msg, answer); err == nil && errors.Is(sendErr, kv.ErrValueTooLarge) {
+	if sendErr := l.sendLast(r.msg, answer); err == nil && errors.Is(sendErr, kv.ErrValueTooLarge) {
 		err = sendErr
-		sendErr = l.send(r.msg, new(bus.Encoder).Error(err))
-	} else if sendErr != nil {
-		l.logger.Debug("answer not sent", "subject", r.msg.Subject, "error", sendErr)
+		_ = l.sendLast(r.msg, new(bus.Encoder).Error(err)) // in the log
 	}
 	description := ""
 	if err != nil {
@@ -190,6 +188,16 @@ func (l *lane) finish(r request, answer *nats.Msg, err error) {
 		}
 	}
 	r.endpoint.stats.answered(time.Since(r.start), description)
+}
+
+// sendLast is send for the last answer to a request, whose failure nobody but
+// the log can be told.
+func (s *Service) sendLast(m *nats.Msg, answer *nats.Msg) error {
+	err := s.send(m, answer)
+	if err != nil {
+		s.logger.Debug("answer not sent", "subject", m.Subject, "error", err)
+	}
+	return err
 }
 
 // send publishes answer to whoever waits for it, if anybody does.

@@ -65,7 +65,7 @@ func stream(t *testing.T, nc *nats.Conn, subject string, headers ...string) []*n
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer sub.Unsubscribe() //nolint:errcheck // the test is over
+	defer sub.Unsubscribe()
 	if err := nc.PublishMsg(m); err != nil {
 		t.Fatal(err)
 	}

@@ -261,8 +261,7 @@ func (p *pair) compareReplay(t *rapid.T, q kv.ReplayQuery) {
 func (p *pair) oldest() uint64 {
 	events := p.model.Events()
 	oldest, size := p.model.Revision()+1, int64(0)
-	for i := len(events) - 1; i >= 0; i-- {
-		e := events[i]
+	for i, e := range slices.Backward(events) {
 		size += int64(machine.EventOverhead + len(e.Key) + len(e.Value))
 		if e.Trace != nil {
 			size += int64(len(e.Trace.Parent) + len(e.Trace.State))

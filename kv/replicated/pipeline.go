@@ -28,8 +28,6 @@ const (
 	resendRefused = 100 * time.Millisecond
 	// tick is how often the pipeline looks for what waits for too long.
 	tick = 50 * time.Millisecond
-	// recordRoom is the room for what a record has beside its commands.
-	recordRoom = 1 << 10
 )
 
 // A pipeline appends commands to the log, in batches, and holds those that wait
@@ -133,7 +131,7 @@ func (p *pipeline) admit() error {
 }
 
 // room is how many bytes of commands a record carries.
-func (p *pipeline) room() int { return int(p.store.nc.MaxPayload()) - recordRoom }
+func (p *pipeline) room() int { return int(p.store.nc.MaxPayload()) - recordOverhead }
 
 // launch appends what waits, as long as few enough batches are under way.
 func (p *pipeline) launch() {

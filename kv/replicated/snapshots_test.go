@@ -216,7 +216,11 @@ func TestSnapshotsBySize(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer updates.Stop()
+	defer func() {
+		if err := updates.Stop(); err != nil {
+			t.Error(err)
+		}
+	}()
 	for info := range updates.Updates() {
 		if info != nil && strings.HasPrefix(info.Name, "snapshot-") {
 			return
