@@ -78,7 +78,6 @@ func TestExitStatus(t *testing.T) {
 		"bad file of variable": {[]string{"KVBUS_CONFIG=" + badFile}, []string{"config"}, 1, "set by file " + badFile},
 		"missing file":         {nil, []string{"serve", "--config", "missing.yaml"}, 1, "kvbus: config file missing.yaml: "},
 		"bad variable":         {[]string{"KVBUS_LOG_LEVEL=debug"}, []string{"serve"}, 1, "did you mean KVBUS_LOG__LEVEL?"},
-		"no durable store yet": {[]string{"KVBUS_STORE__DATA_DIR=/data"}, []string{"serve"}, 1, "there is no durable store yet"},
 		"hint at the settings": {[]string{"KVBUS_COLOR=blue"}, []string{"serve"}, 1, "Run 'kvbus config --help' for all settings.\n"},
 		"covered bad variable": {[]string{"KVBUS_STORE__MAX_KEYS=-1"}, []string{"config", "--max-keys", "1"}, 0, ""},
 	} {

@@ -35,7 +35,6 @@ func (c Config) problems() []*Problem {
 		v.require(false, "bus.prefix", rule)
 	}
 	v.checkStore(c.Store)
-	v.refuseDurable(c.Store)
 	v.checkService(c.Service)
 	return v.problems
 }
@@ -105,11 +104,6 @@ func (v *validator) checkStore(s Store) {
 	v.require(s.Replay.MaxEvents >= 1, "store.replay.max_events", "must be 1 or more")
 	v.require(s.Replay.MaxBytes >= s.MaxValueSize, "store.replay.max_bytes",
 		fmt.Sprintf("must be at least store.max_value_size (%v), so that an event fits", s.MaxValueSize), "store.max_value_size")
-}
-
-// refuseDurable goes, with its call, when there is a durable store.
-func (v *validator) refuseDurable(s Store) {
-	v.require(s.DataDir == "", "store.data_dir", "there is no durable store yet: leave it empty to keep entries in memory")
 }
 
 func (v *validator) checkService(s Service) {

@@ -69,7 +69,6 @@ func TestValidate(t *testing.T) {
 		"prefix, >":            {func(c *config.Config) { c.Bus.Prefix = "a.>" }, "must have no wildcards"},
 		"prefix, $":            {func(c *config.Config) { c.Bus.Prefix = "$SYS.a" }, "must not start with $"},
 
-		"data directory":       {func(c *config.Config) { c.Store.DataDir = "/data" }, `store.data_dir (--data-dir) is "/data": there is no durable store yet`},
 		"keys, no limit":       {func(c *config.Config) { c.Store.MaxKeys = 0 }, ""},
 		"keys, negative":       {func(c *config.Config) { c.Store.MaxKeys = -1 }, "store.max_keys (--max-keys) is -1: must be 0 (no limit) or more"},
 		"value size, least":    {func(c *config.Config) { c.Store.MaxValueSize = 1 }, ""},
