@@ -17,6 +17,7 @@ func concurrencyChecks() []check {
 		{"a read sees what was answered", checkReadYourWrites},
 		{"revisions are given out once", checkRevisionsUnique},
 		{"quota", checkConcurrentQuota},
+		{"linearizable", checkLinearizable},
 	}
 }
 
