@@ -16,4 +16,4 @@ USER 65532:65532
 VOLUME /data
 EXPOSE 4222
 ENTRYPOINT ["/kvbus"]
-CMD ["serve", "--listen", "0.0.0.0:4222"]
+CMD ["serve", "--listen", "0.0.0.0:4222", "--data-dir", "/data"]
