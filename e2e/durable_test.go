@@ -8,28 +8,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-
-	"kvbus/bus"
 )
-
-// ask makes a request and returns the body of the answer, or its error.
-func ask(nc *nats.Conn, subject, body string) (string, error) {
-	answer, err := nc.Request(subject, []byte(body), patience)
-	if err != nil {
-		return "", err
-	}
-	return string(answer.Data), bus.DecodeError(answer.Header)
-}
-
-// mustAsk is ask where no error is expected.
-func mustAsk(t *testing.T, nc *nats.Conn, subject, body string) string {
-	t.Helper()
-	answer, err := ask(nc, subject, body)
-	if err != nil {
-		t.Fatalf("%s %q: %v", subject, body, err)
-	}
-	return answer
-}
 
 func TestDurableRestart(t *testing.T) {
 	t.Parallel()

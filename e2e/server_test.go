@@ -9,8 +9,6 @@ import (
 	"regexp"
 	"testing"
 	"time"
-
-	"github.com/nats-io/nats.go"
 )
 
 // A server is a nats-server in a process of its own. It can be killed and
@@ -78,17 +76,6 @@ func freeAddress(t *testing.T) string {
 	}
 	t.Fatal("no free port")
 	return ""
-}
-
-// connect connects to url as a client of the test's.
-func connect(t *testing.T, url string, opts ...nats.Option) *nats.Conn {
-	t.Helper()
-	nc, err := nats.Connect(url, append([]nats.Option{nats.Name(t.Name()), nats.Timeout(patience)}, opts...)...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(nc.Close)
-	return nc
 }
 
 // awaitSubscriber waits until a server has a client with subscriptions that was

@@ -1,0 +1,70 @@
+package e2e
+
+import (
+	"testing"
+)
+
+// A store in memory has one worker: a second one with the same prefix is told
+// what to do, and the first goes on.
+func TestSecondWorkerIsRefused(t *testing.T) {
+	t.Parallel()
+	first := serve(t)
+	c := terminal{t, first.url}
+	c.request("kv.set.color", "blue")
+
+	second := startWorker(t, nil, "--nats-url", first.url)
+	second.expectExit(t, 1)
+	expectParts(t, second.stderr.String(), "kvbus: ", "already serves", `prefix "kv"`, "--prefix", "--nats-url")
+	if len(second.logged("serving")) > 0 {
+		t.Error("the second worker has served")
+	}
+	if got := c.request("kv.get.color", ""); got != "blue" {
+		t.Errorf("the value is %q; want blue", got)
+	}
+	first.terminate(t)
+}
+
+func TestWorkersWithOtherPrefixes(t *testing.T) {
+	t.Parallel()
+	first := serve(t)
+	second := serveOn(t, first.url, "--prefix", "kv.two")
+	c := terminal{t, first.url}
+	c.request("kv.set.color", "blue")
+	c.request("kv.two.set.color", "red")
+	if one, two := c.request("kv.get.color", ""), c.request("kv.two.get.color", ""); one != "blue" || two != "red" {
+		t.Errorf("the values are %q and %q; want blue and red", one, two)
+	}
+	second.terminate(t)
+	first.terminate(t)
+}
+
+// Of workers that start at the same moment exactly one stays.
+func TestWorkersStartTogether(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "")
+	for _, count := range []int{2, 2, 4} {
+		var workers []*worker
+		for range count {
+			workers = append(workers, startWorker(t, nil, "--nats-url", s.url))
+		}
+		stays, others := awaitOne(t, workers)
+		for _, w := range others {
+			w.expectExit(t, 1)
+			expectParts(t, w.stderr.String(), "already serves")
+		}
+		client := connect(t, s.url)
+		if got := mustAsk(t, client, "kv.set.color", "blue"); got != "1" {
+			t.Errorf("set answers %q; want 1", got)
+		}
+		stays.terminate(t)
+	}
+}
+
+// When the worker that served is gone, another one can take its place.
+func TestWorkerFollowsAnother(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "")
+	serveOn(t, s.url).kill()
+	w := serveOn(t, s.url)
+	w.terminate(t)
+}
