@@ -116,6 +116,7 @@ type Service struct {
 
 	discovery discovery
 	claim     *claim
+	exclusive bool // no other worker may serve the prefix
 	lanes     []*lane
 	workers   sync.WaitGroup
 }
@@ -196,7 +197,7 @@ func (s *Service) start(ctx context.Context) error {
 	if err := s.discovery.listen(s.nc, s.claim); err != nil {
 		return err
 	}
-	if !info.Clustered {
+	if s.exclusive = !info.Clustered; s.exclusive {
 		if err := s.claim.settle(ctx, s.nc, s.opts.ClaimWait); err != nil {
 			return err
 		}
@@ -239,8 +240,11 @@ func (s *Service) Stats() micro.Stats { return s.discovery.stats() }
 
 // Reclaim compares this worker's claim on its prefix with those of others
 // again, which is due after the connection was away. [Options.OnLost] is called
-// if the claim is lost.
+// if the claim is lost. Workers that share a store have none.
 func (s *Service) Reclaim(ctx context.Context) error {
+	if !s.exclusive {
+		return nil
+	}
 	err := s.claim.settle(ctx, s.nc, s.opts.ClaimWait)
 	if errors.Is(err, ErrPrefixTaken) {
 		return nil // told by OnLost
