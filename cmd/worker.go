@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -37,12 +38,17 @@ type worker struct {
 
 	// failed gets why the worker can't go on.
 	failed chan error
+	// background is the context of the routines, which end with it.
+	background context.Context
+	cancel     context.CancelFunc
+	routines   sync.WaitGroup
 }
 
 // run is a worker's life: it returns nil when ctx was cancelled and everything
 // has stopped.
 func run(ctx context.Context, cfg config.Config, logger *slog.Logger) error {
 	w := &worker{cfg: cfg, logger: logger, failed: make(chan error, 1)}
+	w.background, w.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	err := w.start(ctx)
 	if err == nil {
 		select {
@@ -111,7 +117,7 @@ func (w *worker) start(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	go w.reclaim(ctx, reconnected)
+	w.routines.Go(func() { w.reclaim(w.background, reconnected) })
 	return w.announce(ctx)
 }
 
@@ -158,13 +164,13 @@ func (w *worker) openStore(ctx context.Context) (kv.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	go func() {
+	w.routines.Go(func() {
 		select {
 		case err := <-store.Failed():
 			w.fail(err)
-		case <-store.Closed():
+		case <-w.background.Done():
 		}
-	}()
+	})
 	return store, nil
 }
 
@@ -212,6 +218,8 @@ func (w *worker) fail(err error) {
 // stop stops the parts in the order of their duties: no more requests, answers
 // to those that were taken, the events that are due, and then the rest.
 func (w *worker) stop(ctx context.Context) error {
+	w.cancel()
+	w.routines.Wait()
 	drain, cancel := context.WithTimeout(ctx, w.cfg.Service.DrainTimeout)
 	defer cancel()
 	var errs []error
