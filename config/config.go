@@ -41,6 +41,7 @@ type Config struct {
 	NATS    NATS    `koanf:"nats" group:"NATS"`
 	Bus     Bus     `koanf:"bus" group:"Bus"`
 	Store   Store   `koanf:"store" group:"Store"`
+	Cluster Cluster `koanf:"cluster" group:"Cluster"`
 	Service Service `koanf:"service" group:"Service"`
 }
 
@@ -87,9 +88,21 @@ type Bus struct {
 	Prefix string `koanf:"prefix" flag:"prefix" arg:"subject" usage:"subject prefix of the service, one or more tokens"`
 }
 
-// Store says where entries are kept, and how many.
+// Store says where entries are kept, how well, and how many.
 type Store struct {
-	DataDir      string `koanf:"data_dir" flag:"data-dir" arg:"dir" usage:"directory of the durable store (empty: in memory)"`
+	DataDir     string `koanf:"data_dir" flag:"data-dir" arg:"dir" usage:"directory of the durable store (empty: in memory)"`
+	Replicated  bool   `koanf:"replicated" flag:"replicated" usage:"keep the store in the JetStream of the external server; durable, shared by all workers"`
+	Replicas    int    `koanf:"replicas" flag:"replicas" arg:"count" usage:"servers that hold the durable store: 1, 3 or 5; 0: as many as the cluster has nodes, at most 3"`
+	SyncAlways  bool   `koanf:"sync_always" flag:"sync-always" usage:"write to the disk (fsync) before each answer, and not every two minutes"`
+	Consistency string `koanf:"consistency" flag:"consistency" arg:"level" values:"linearizable,eventual" usage:"reads that do not ask for one: linearizable sees every answered write, eventual does not wait"`
+
+	// The durable store has a log and two snapshots on disk. A log that is
+	// full refuses writes; that each snapshot makes room keeps it from that.
+	LogMaxBytes    Size          `koanf:"log_max_bytes" arg:"size" usage:"most bytes of log on disk; 0: no limit"`
+	SnapshotBytes  Size          `koanf:"snapshot_bytes" arg:"size" usage:"bytes of log that bring about a snapshot"`
+	SnapshotMaxAge time.Duration `koanf:"snapshot_max_age" arg:"duration" usage:"age of log that brings about a snapshot"`
+	RequestTimeout time.Duration `koanf:"request_timeout" arg:"duration" usage:"how long a request waits for the log"`
+
 	MaxKeys      int    `koanf:"max_keys" flag:"max-keys" arg:"count" usage:"most live keys; 0: no limit"`
 	MaxValueSize Size   `koanf:"max_value_size" flag:"max-value-size" arg:"size" usage:"largest value, up to 8MiB"`
 	MaxBytes     Size   `koanf:"max_bytes" flag:"max-bytes" arg:"size" usage:"most bytes of all keys and values together; 0: no limit"`
@@ -101,6 +114,37 @@ type Store struct {
 type Replay struct {
 	MaxEvents int  `koanf:"max_events" arg:"count" usage:"recent events held for replay"`
 	MaxBytes  Size `koanf:"max_bytes" arg:"size" usage:"bytes of recent events held for replay"`
+}
+
+// Cluster makes the embedded server one of several that hold the durable store
+// together. An empty Listen is no cluster.
+type Cluster struct {
+	NodeName string `koanf:"node_name" flag:"node-name" arg:"name" usage:"name of this node, another one on each, and the same after a restart"`
+	Name     string `koanf:"name" flag:"cluster-name" arg:"name" usage:"name of the cluster, the same on all nodes"`
+	Listen   string `koanf:"listen" flag:"cluster-listen" arg:"host:port" usage:"address for the other nodes (empty: no cluster)"`
+
+	// Advertise is for where Listen is not how others reach this node, as
+	// behind a translated address.
+	Advertise string `koanf:"advertise" flag:"cluster-advertise" arg:"host:port" usage:"address by which the other nodes reach this one, where that is not the one it listens on"`
+
+	// Routes are best the same list on all nodes, with every node in it. The
+	// embedded server knows itself among them.
+	Routes   URLs   `koanf:"routes" flag:"cluster-routes" arg:"urls" usage:"nodes of the cluster, comma separated, with or without this one: nats://host:6222"`
+	User     string `koanf:"user" arg:"user" usage:"user as which nodes connect to each other, the same on all"`
+	Password Secret `koanf:"password" arg:"password" usage:"password with which nodes connect to each other"`
+
+	TLS ClusterTLS `koanf:"tls"`
+}
+
+// Enabled reports whether there is a cluster.
+func (c Cluster) Enabled() bool { return c.Listen != "" }
+
+// ClusterTLS is for the connections between nodes, on which both sides show a
+// certificate.
+type ClusterTLS struct {
+	CA   string `koanf:"ca" arg:"file" usage:"certificates (PEM) to trust other nodes by"`
+	Cert string `koanf:"cert" arg:"file" usage:"certificate (PEM) of this node, as server and as client"`
+	Key  string `koanf:"key" arg:"file" usage:"key (PEM) of this node's certificate"`
 }
 
 // Service bounds the requests that a worker has taken and not yet answered.
@@ -118,10 +162,16 @@ func Default() Config {
 		NATS: NATS{Listen: "127.0.0.1:4222"},
 		Bus:  Bus{Prefix: "kv"},
 		Store: Store{
-			MaxKeys:      10_000,
-			MaxValueSize: 1 * MiB,
-			Replay:       Replay{MaxEvents: 65_536, MaxBytes: 64 * MiB},
+			Consistency:    "linearizable",
+			LogMaxBytes:    1 * GiB,
+			SnapshotBytes:  64 * MiB,
+			SnapshotMaxAge: time.Hour,
+			RequestTimeout: 5 * time.Second,
+			MaxKeys:        10_000,
+			MaxValueSize:   1 * MiB,
+			Replay:         Replay{MaxEvents: 65_536, MaxBytes: 64 * MiB},
 		},
+		Cluster: Cluster{Name: "kvbus"},
 		Service: Service{
 			MaxPending:      4096,
 			MaxPendingBytes: 64 * MiB,

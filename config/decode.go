@@ -85,6 +85,8 @@ func convert(from, to reflect.Value) (any, error) {
 		return convertDuration(from)
 	case int:
 		return convertInt(from)
+	case bool:
+		return convertBool(from)
 	default:
 		if from.Kind() != reflect.String {
 			return nil, refuse(from, "must be text: put it in quotes")
@@ -146,6 +148,19 @@ func convertInt(from reflect.Value) (any, error) {
 		return nil, refuse(from, "is outside the range of whole numbers")
 	default:
 		return nil, refuse(from, "must be a whole number")
+	}
+}
+
+// convertBool takes the two words alone: what else the standard library reads as
+// true (1, t, TRUE) is more often a slip.
+func convertBool(from reflect.Value) (any, error) {
+	switch from.Interface() {
+	case true, "true":
+		return true, nil
+	case false, "false":
+		return false, nil
+	default:
+		return nil, refuse(from, "must be true or false")
 	}
 }
 

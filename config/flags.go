@@ -12,8 +12,12 @@ import (
 // Pass the set to [Load] once it is parsed.
 func RegisterFlags(flags *pflag.FlagSet) {
 	for _, s := range Settings() {
-		if s.Flag != "" {
-			flags.Var(&flagValue{setting: s, text: s.Default}, s.Flag, s.Usage)
+		if s.Flag == "" {
+			continue
+		}
+		flag := flags.VarPF(&flagValue{setting: s, text: s.Default}, s.Flag, "", s.Usage)
+		if s.typ.Kind() == reflect.Bool {
+			flag.NoOptDefVal = "true" // --replicated is --replicated=true
 		}
 	}
 }
@@ -27,7 +31,13 @@ type flagValue struct {
 
 func (v *flagValue) String() string { return v.text }
 
-func (v *flagValue) Type() string { return v.setting.Arg }
+// Type is what help calls the value. By bool it knows a switch, and shows none.
+func (v *flagValue) Type() string {
+	if v.setting.typ.Kind() == reflect.Bool {
+		return "bool"
+	}
+	return v.setting.Arg
+}
 
 func (v *flagValue) Set(text string) error {
 	if _, err := convert(reflect.ValueOf(text), reflect.Zero(v.setting.typ)); err != nil {

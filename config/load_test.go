@@ -95,32 +95,44 @@ func TestLoadOfNothingIsTheDefault(t *testing.T) {
 // Every setting has to arrive from every layer that it can come from.
 func TestEverySettingFromEveryLayer(t *testing.T) {
 	t.Parallel()
-	want := custom()
-	text := map[string]string{}
-	for _, s := range config.Settings() {
-		text[s.Path] = s.Default
-	}
-	maps.Copy(text, customText)
-	var env, flags []string
-	for _, s := range config.Settings() {
-		env = append(env, s.Env+"="+text[s.Path])
-		if s.Flag != "" {
-			flags = append(flags, "--"+s.Flag+"="+text[s.Path])
-		}
-	}
-	cfg, err := layers{env: env}.load(t)
-	if err != nil || cfg != want {
-		t.Errorf("from the environment: %+v, %v; want %+v", cfg, err, want)
-	}
-	want.Store.Replay = config.Default().Store.Replay
-	cfg, err = layers{flags: flags}.load(t)
-	if err != nil || cfg != want {
-		t.Errorf("from flags: %+v, %v; want %+v", cfg, err, want)
+	for name, test := range map[string]struct {
+		text map[string]string
+		want config.Config
+	}{
+		"external": {customText, custom()},
+		"cluster":  {clusterText, cluster()},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			text := map[string]string{}
+			for _, s := range config.Settings() {
+				text[s.Path] = s.Default
+			}
+			maps.Copy(text, test.text)
+			var env, flags, rest []string
+			for _, s := range config.Settings() {
+				env = append(env, s.Env+"="+text[s.Path])
+				if s.Flag != "" {
+					flags = append(flags, "--"+s.Flag+"="+text[s.Path])
+				} else {
+					rest = append(rest, s.Env+"="+text[s.Path])
+				}
+			}
+			cfg, err := layers{env: env}.load(t)
+			if err != nil || cfg != test.want {
+				t.Errorf("from the environment: %+v, %v; want %+v", cfg, err, test.want)
+			}
+			cfg, err = layers{env: rest, flags: flags}.load(t)
+			if err != nil || cfg != test.want {
+				t.Errorf("from flags: %+v, %v; want %+v", cfg, err, test.want)
+			}
+		})
 	}
 }
 
-// customText and custom are the same configuration; each setting that can be
-// set beside the others differs from its default.
+// customText and custom are the same configuration, of a worker on an external
+// server; each setting that can be set beside the others differs from its
+// default.
 var customText = map[string]string{
 	"name":                      "worker-1",
 	"log.level":                 "debug",
@@ -131,6 +143,13 @@ var customText = map[string]string{
 	"nats.tls.cert":             "cert.pem",
 	"nats.tls.key":              "key: #1.pem",
 	"bus.prefix":                "team.kv",
+	"store.replicated":          "true",
+	"store.replicas":            "5",
+	"store.consistency":         "eventual",
+	"store.log_max_bytes":       "2GB",
+	"store.snapshot_bytes":      "10MB",
+	"store.snapshot_max_age":    "5m",
+	"store.request_timeout":     "1500ms",
 	"store.max_keys":            "7",
 	"store.max_value_size":      "4KB",
 	"store.max_bytes":           "2GiB",
@@ -153,13 +172,54 @@ func custom() config.Config {
 		},
 		Bus: config.Bus{Prefix: "team.kv"},
 		Store: config.Store{
-			MaxKeys:      7,
-			MaxValueSize: 4000,
-			MaxBytes:     2 * config.GiB,
-			Replay:       config.Replay{MaxEvents: 12, MaxBytes: config.MiB},
+			Replicated:     true,
+			Replicas:       5,
+			Consistency:    "eventual",
+			LogMaxBytes:    2_000_000_000,
+			SnapshotBytes:  10_000_000,
+			SnapshotMaxAge: 5 * time.Minute,
+			RequestTimeout: 1500 * time.Millisecond,
+			MaxKeys:        7,
+			MaxValueSize:   4000,
+			MaxBytes:       2 * config.GiB,
+			Replay:         config.Replay{MaxEvents: 12, MaxBytes: config.MiB},
 		},
+		Cluster: config.Cluster{Name: "kvbus"},
 		Service: config.Service{MaxPending: 8, MaxPendingBytes: 3_000_000, DrainTimeout: 90 * time.Second},
 	}
+}
+
+// clusterText and cluster are the same configuration, of a node in a cluster.
+var clusterText = map[string]string{
+	"store.data_dir":    "data",
+	"store.replicas":    "1",
+	"store.sync_always": "true",
+	"cluster.node_name": "a",
+	"cluster.name":      "team",
+	"cluster.listen":    "0.0.0.0:6222",
+	"cluster.advertise": "a.example:6222",
+	"cluster.routes":    "nats://a.example:6222, b.example:6222",
+	"cluster.user":      "node",
+	"cluster.tls.ca":    "ca.pem",
+	"cluster.tls.cert":  "cert.pem",
+	"cluster.tls.key":   "key.pem",
+	"cluster.password":  "secret",
+}
+
+func cluster() config.Config {
+	cfg := config.Default()
+	cfg.Store.DataDir, cfg.Store.Replicas, cfg.Store.SyncAlways = "data", 1, true
+	cfg.Cluster = config.Cluster{
+		NodeName:  "a",
+		Name:      "team",
+		Listen:    "0.0.0.0:6222",
+		Advertise: "a.example:6222",
+		Routes:    "nats://a.example:6222, b.example:6222",
+		User:      "node",
+		Password:  "secret",
+		TLS:       config.ClusterTLS{CA: "ca.pem", Cert: "cert.pem", Key: "key.pem"},
+	}
+	return cfg
 }
 
 func TestValuesFromFile(t *testing.T) {
@@ -180,6 +240,18 @@ nats: {user: "1", password: "0123"}
 	}
 	if cfg.NATS.Password != "0123" {
 		t.Errorf("nats.password is %q", string(cfg.NATS.Password))
+	}
+}
+
+func TestSwitchWithoutAValue(t *testing.T) {
+	t.Parallel()
+	cfg, err := layers{flags: []string{"--sync-always", "--data-dir", "data"}}.load(t)
+	if err != nil || !cfg.Store.SyncAlways {
+		t.Errorf("store.sync_always is %v, error %v", cfg.Store.SyncAlways, err)
+	}
+	cfg, err = layers{file: "store: {sync_always: true, data_dir: a}", flags: []string{"--sync-always=false"}}.load(t)
+	if err != nil || cfg.Store.SyncAlways {
+		t.Errorf("switched off by the flag, store.sync_always is %v, error %v", cfg.Store.SyncAlways, err)
 	}
 }
 
@@ -213,6 +285,8 @@ func TestLoadRefuses(t *testing.T) {
 		"negative size":               {layers{file: "store: {max_bytes: -1}"}, []string{"store.max_bytes (--max-bytes) is -1", "whole number of bytes"}},
 		"fractional size":             {layers{file: "store: {max_bytes: 1.5}"}, []string{"store.max_bytes (--max-bytes) is 1.5", "whole number of bytes"}},
 		"size that is too large":      {layers{file: "store: {max_bytes: 18446744073709551615}"}, []string{"store.max_bytes", "at most"}},
+		"number for a switch":         {layers{file: "store: {replicated: 1}"}, []string{"store.replicated (--replicated) is 1", "true or false"}},
+		"text for a switch":           {layers{env: []string{"KVBUS_STORE__SYNC_ALWAYS=on"}}, []string{`store.sync_always (--sync-always) is "on"`, "true or false"}},
 		"number for text":             {layers{file: "name: 7"}, []string{"name (--name) is 7", "quotes"}},
 		"mapping for text":            {layers{file: "name: {a: b}"}, []string{"name (--name)", "must be text"}},
 		"number for a secret":         {layers{file: "nats: {password: 31337}"}, []string{"nats.password (--password) is ***", "quotes"}},

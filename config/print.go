@@ -64,11 +64,14 @@ func (s Setting) comment() string {
 func (s Setting) node(c Config) *yaml.Node {
 	value := s.value(c)
 	node := &yaml.Node{}
-	if value.Kind() == reflect.Int {
+	switch value.Kind() {
+	case reflect.Int:
 		node.Kind, node.Tag, node.Value = yaml.ScalarNode, "!!int", valueText(value)
-		return node
+	case reflect.Bool:
+		node.Kind, node.Tag, node.Value = yaml.ScalarNode, "!!bool", valueText(value)
+	default:
+		node.SetString(valueText(value))
 	}
-	node.SetString(valueText(value))
 	return node
 }
 

@@ -23,7 +23,9 @@ func TestPrintedConfigurationLoads(t *testing.T) {
 	odd := custom()
 	odd.Name = "größe-#1:\"'"
 	odd.NATS.Creds, odd.NATS.User = "multi\nline: *x", ""
-	for name, want := range map[string]config.Config{"default": config.Default(), "custom": custom(), "odd": odd} {
+	nodes := cluster()
+	nodes.Cluster.Password, nodes.Cluster.User = "", "" // masked in print
+	for name, want := range map[string]config.Config{"cluster": nodes, "default": config.Default(), "custom": custom(), "odd": odd} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			text := printed(t, want)

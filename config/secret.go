@@ -27,6 +27,24 @@ func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 // are masked wherever it is shown; convert it to a string for the real text.
 type URLs string
 
+// List returns the servers one by one, with their secrets, each with the scheme
+// nats where it has none. One that is missing between two commas is empty; what
+// is empty has none.
+func (u URLs) List() []string {
+	if u == "" {
+		return nil
+	}
+	list := strings.Split(string(u), ",")
+	for i, server := range list {
+		server = strings.TrimSpace(server)
+		if server != "" && !strings.Contains(server, "://") {
+			server = "nats://" + server
+		}
+		list[i] = server
+	}
+	return list
+}
+
 // String returns the list with nats://user:***@host for a password, and
 // nats://***@host for a token.
 func (u URLs) String() string {

@@ -20,7 +20,7 @@ type Setting struct {
 	Path    string   // in the file, with dots between levels: store.max_keys
 	Flag    string   // without dashes; empty where there is none
 	Env     string   // the environment variable
-	Arg     string   // what to call the value in help: size, file
+	Arg     string   // what to call the value in help: size, file; empty for a switch
 	Default string   // as text; empty where the default is
 	Usage   string   // one line of meaning
 	Group   string   // heading in help

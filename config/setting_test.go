@@ -30,11 +30,29 @@ var wantFlags = map[string]string{
 	"nats.tls.key":              "tls-key",
 	"bus.prefix":                "prefix",
 	"store.data_dir":            "data-dir",
+	"store.replicated":          "replicated",
+	"store.replicas":            "replicas",
+	"store.sync_always":         "sync-always",
+	"store.consistency":         "consistency",
+	"store.log_max_bytes":       "",
+	"store.snapshot_bytes":      "",
+	"store.snapshot_max_age":    "",
+	"store.request_timeout":     "",
 	"store.max_keys":            "max-keys",
 	"store.max_value_size":      "max-value-size",
 	"store.max_bytes":           "max-bytes",
 	"store.replay.max_events":   "",
 	"store.replay.max_bytes":    "",
+	"cluster.node_name":         "node-name",
+	"cluster.name":              "cluster-name",
+	"cluster.listen":            "cluster-listen",
+	"cluster.advertise":         "cluster-advertise",
+	"cluster.routes":            "cluster-routes",
+	"cluster.user":              "",
+	"cluster.password":          "",
+	"cluster.tls.ca":            "",
+	"cluster.tls.cert":          "",
+	"cluster.tls.key":           "",
 	"service.max_pending":       "max-pending",
 	"service.max_pending_bytes": "max-pending-bytes",
 	"service.drain_timeout":     "drain-timeout",
@@ -60,7 +78,7 @@ func TestSettingsAreComplete(t *testing.T) {
 	envs := map[string]string{}
 	for _, s := range settings {
 		for what, text := range map[string]string{"path": s.Path, "usage": s.Usage, "arg": s.Arg, "group": s.Group} {
-			if text == "" {
+			if text == "" && (what != "arg" || s.Default != "false") {
 				t.Errorf("setting %q has no %s", s.Path, what)
 			}
 		}
@@ -75,7 +93,7 @@ func TestSettingsAreComplete(t *testing.T) {
 			t.Errorf("setting %s: the default %q is none of %v", s.Path, s.Default, s.Values)
 		}
 	}
-	for _, secret := range []string{"nats.password", "nats.url"} {
+	for _, secret := range []string{"nats.password", "nats.url", "cluster.password", "cluster.routes"} {
 		if !slices.ContainsFunc(settings, func(s config.Setting) bool { return s.Path == secret && s.Secret }) {
 			t.Errorf("%s is no secret", secret)
 		}
@@ -121,6 +139,7 @@ func TestFlagsRefuseWhatIsNoValue(t *testing.T) {
 		"--max-keys=1.5":        "whole number",
 		"--max-keys=many":       "whole number",
 		"--max-value-size=1TiB": "whole number of bytes",
+		"--replicated=yes":      "true or false",
 		"--log-level=loud":      "one of debug, info, warn, error",
 	} {
 		flags := pflag.NewFlagSet("test", pflag.ContinueOnError)

@@ -35,6 +35,8 @@ func (c Config) problems() []*Problem {
 		v.require(false, "bus.prefix", rule)
 	}
 	v.checkStore(c.Store)
+	v.checkDurable(c.Store)
+	v.checkCluster(c.Cluster)
 	v.checkService(c.Service)
 	return v.problems
 }
@@ -106,6 +108,31 @@ func (v *validator) checkStore(s Store) {
 		fmt.Sprintf("must be at least store.max_value_size (%v), so that an event fits", s.MaxValueSize), "store.max_value_size")
 }
 
+// checkDurable is about what holds entries beyond the life of the process.
+func (v *validator) checkDurable(s Store) {
+	external := v.config.NATS.External()
+	switch {
+	case s.Replicated && s.DataDir != "":
+		v.require(false, "store.replicated", "can't be used together with store.data_dir: the data is where the external server keeps it", "store.data_dir")
+	case s.Replicated:
+		v.require(external, "store.replicated", "needs nats.url or nats.context: with an embedded server it is store.data_dir that makes the store durable", "nats.url", "nats.context")
+	case s.DataDir != "":
+		v.require(!external, "store.data_dir", "is for the embedded server, and nats.url or nats.context names an external one: store.replicated keeps the store there", "nats.url", "nats.context")
+	}
+	// Only the server that writes can be told how.
+	v.require(!s.SyncAlways || s.DataDir != "", "store.sync_always", "needs store.data_dir: it is for the embedded server's disk", "store.data_dir")
+	v.checkReplicas(s)
+
+	v.require(s.SnapshotBytes >= 1, "store.snapshot_bytes", "must be 1B or more")
+	// While a snapshot is written the log goes on, and the one before it is kept.
+	v.require(s.LogMaxBytes == 0 || s.LogMaxBytes/4 >= s.SnapshotBytes, "store.log_max_bytes",
+		fmt.Sprintf("must be 0 (no limit), or at least four times store.snapshot_bytes (%v), so that a snapshot comes in time", s.SnapshotBytes), "store.snapshot_bytes")
+	v.require(s.LogMaxBytes == 0 || s.LogMaxBytes/4 >= s.MaxValueSize, "store.log_max_bytes",
+		fmt.Sprintf("must be 0 (no limit), or at least four times store.max_value_size (%v)", s.MaxValueSize), "store.max_value_size")
+	v.require(s.SnapshotMaxAge > 0, "store.snapshot_max_age", "must be more than 0s")
+	v.require(s.RequestTimeout > 0, "store.request_timeout", "must be more than 0s")
+}
+
 func (v *validator) checkService(s Service) {
 	v.require(s.MaxPending >= 1, "service.max_pending", "must be 1 or more")
 	v.require(s.MaxPendingBytes >= 2*v.config.Store.MaxValueSize, "service.max_pending_bytes",
@@ -138,16 +165,9 @@ func listenRule(address string) string {
 }
 
 func urlsRule(urls URLs) string {
-	if urls == "" {
-		return ""
-	}
-	for server := range strings.SplitSeq(string(urls), ",") {
-		server = strings.TrimSpace(server)
+	for _, server := range urls.List() {
 		if server == "" {
 			return "must have a server between two commas"
-		}
-		if !strings.Contains(server, "://") {
-			server = "nats://" + server
 		}
 		parsed, err := url.Parse(server)
 		if err != nil || parsed.Hostname() == "" {

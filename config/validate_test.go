@@ -78,9 +78,30 @@ func TestValidate(t *testing.T) {
 		"bytes below a value":  {func(c *config.Config) { c.Store.MaxBytes = config.MiB - 1 }, "store.max_bytes (--max-bytes) is 1048575B: must be 0 (no limit), or at least store.max_value_size (1MiB)"},
 		"replay of nothing":    {func(c *config.Config) { c.Store.Replay.MaxEvents = 0 }, "store.replay.max_events is 0: must be 1 or more"},
 		"replay below a value": {func(c *config.Config) { c.Store.Replay.MaxBytes = 1 }, "store.replay.max_bytes is 1B: must be at least store.max_value_size (1MiB)"},
-		"nothing pending":      {func(c *config.Config) { c.Service.MaxPending = 0 }, "service.max_pending (--max-pending) is 0: must be 1 or more"},
-		"pending below a cas":  {func(c *config.Config) { c.Service.MaxPendingBytes = 2*config.MiB - 1 }, "service.max_pending_bytes (--max-pending-bytes) is 2097151B: must be at least twice store.max_value_size (1MiB)"},
-		"drain, negative":      {func(c *config.Config) { c.Service.DrainTimeout = -1 }, "service.drain_timeout (--drain-timeout) is -1ns: must be 0s (don't wait) or more"},
+
+		"durable":                  {func(c *config.Config) { c.Store.DataDir, c.Store.SyncAlways, c.Store.Replicas = "d", true, 1 }, ""},
+		"durable, external":        {func(c *config.Config) { external(c); c.Store.Replicated, c.Store.Replicas = true, 3 }, ""},
+		"durable by a context":     {func(c *config.Config) { c.NATS.Context, c.Store.Replicated = "prod", true }, ""},
+		"directory and external":   {func(c *config.Config) { external(c); c.Store.DataDir = "d" }, `store.data_dir (--data-dir) is "d": is for the embedded server`},
+		"directory and replicated": {func(c *config.Config) { external(c); c.Store.Replicated, c.Store.DataDir = true, "d" }, "store.replicated (--replicated) is true: can't be used together with store.data_dir"},
+		"replicated, not external": {func(c *config.Config) { c.Store.Replicated = true }, "store.replicated (--replicated) is true: needs nats.url or nats.context"},
+		"sync in memory":           {func(c *config.Config) { c.Store.SyncAlways = true }, "store.sync_always (--sync-always) is true: needs store.data_dir"},
+		"sync, external":           {func(c *config.Config) { external(c); c.Store.Replicated, c.Store.SyncAlways = true, true }, "store.sync_always (--sync-always) is true: needs store.data_dir"},
+		"replicas in memory":       {func(c *config.Config) { c.Store.Replicas = 3 }, "store.replicas (--replicas) is 3: needs a durable store"},
+		"replicas on one node":     {func(c *config.Config) { c.Store.DataDir, c.Store.Replicas = "d", 3 }, "store.replicas (--replicas) is 3: must not be more than the one node"},
+		"replicas by the file":     {func(c *config.Config) { c.Store.DataDir, c.Store.Replicas, c.NATS.Config = "d", 3, "n.conf" }, ""},
+		"replicas, even":           {func(c *config.Config) { external(c); c.Store.Replicated, c.Store.Replicas = true, 2 }, "store.replicas (--replicas) is 2: must be 1, 3 or 5"},
+		"consistency":              {func(c *config.Config) { c.Store.Consistency = "strong" }, `store.consistency (--consistency) is "strong": must be one of linearizable, eventual`},
+		"log, no limit":            {func(c *config.Config) { c.Store.LogMaxBytes = 0 }, ""},
+		"log below snapshots":      {func(c *config.Config) { c.Store.LogMaxBytes = 256*config.MiB - 1 }, "store.log_max_bytes is 268435455B: must be 0 (no limit), or at least four times store.snapshot_bytes (64MiB)"},
+		"log below a value":        {func(c *config.Config) { c.Store.LogMaxBytes, c.Store.SnapshotBytes = config.MiB, config.KiB }, "store.log_max_bytes is 1MiB: must be 0 (no limit), or at least four times store.max_value_size (1MiB)"},
+		"snapshots of nothing":     {func(c *config.Config) { c.Store.SnapshotBytes = 0 }, "store.snapshot_bytes is 0B: must be 1B or more"},
+		"snapshots all the time":   {func(c *config.Config) { c.Store.SnapshotMaxAge = 0 }, "store.snapshot_max_age is 0s: must be more than 0s"},
+		"no time for a request":    {func(c *config.Config) { c.Store.RequestTimeout = 0 }, "store.request_timeout is 0s: must be more than 0s"},
+
+		"nothing pending":     {func(c *config.Config) { c.Service.MaxPending = 0 }, "service.max_pending (--max-pending) is 0: must be 1 or more"},
+		"pending below a cas": {func(c *config.Config) { c.Service.MaxPendingBytes = 2*config.MiB - 1 }, "service.max_pending_bytes (--max-pending-bytes) is 2097151B: must be at least twice store.max_value_size (1MiB)"},
+		"drain, negative":     {func(c *config.Config) { c.Service.DrainTimeout = -1 }, "service.drain_timeout (--drain-timeout) is -1ns: must be 0s (don't wait) or more"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -110,8 +131,10 @@ func TestValidateReportsEveryProblem(t *testing.T) {
 		got = append(got, p.Path)
 	}
 	want := []string{
-		"log.level", "log.format", "name", "nats.listen", "bus.prefix",
-		"store.max_value_size", "store.replay.max_events", "service.max_pending",
+		"log.level", "log.format", "store.consistency", "name", "nats.listen", "bus.prefix",
+		"store.max_value_size", "store.replay.max_events",
+		"store.snapshot_bytes", "store.snapshot_max_age", "store.request_timeout",
+		"cluster.name", "service.max_pending",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("problems with %q; want %q", got, want)

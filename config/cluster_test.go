@@ -1,0 +1,113 @@
+package config_test
+
+import (
+	"strings"
+	"testing"
+
+	"kvbus/config"
+)
+
+// node is the first of three.
+func node() config.Config {
+	cfg := config.Default()
+	cfg.Store.DataDir = "data"
+	cfg.Cluster.NodeName = "a"
+	cfg.Cluster.Listen = "10.0.0.1:6222"
+	cfg.Cluster.Routes = "nats://10.0.0.1:6222,nats://10.0.0.2:6222,nats://10.0.0.3:6222"
+	return cfg
+}
+
+func TestValidateCluster(t *testing.T) {
+	t.Parallel()
+	type cluster = config.Cluster
+	alone := func(c *config.Config) { c.Cluster = cluster{Name: "kvbus"} }
+	for name, test := range map[string]struct {
+		change func(*config.Config)
+		want   string // empty: valid
+	}{
+		"three nodes":          {func(*config.Config) {}, ""},
+		"five nodes, five":     {func(c *config.Config) { c.Cluster.Routes += ",10.0.0.4:6222,10.0.0.5:6222"; c.Store.Replicas = 5 }, ""},
+		"two nodes, one":       {func(c *config.Config) { c.Cluster.Routes = "10.0.0.2:6222"; c.Store.Replicas = 1 }, ""},
+		"two nodes":            {func(c *config.Config) { c.Cluster.Routes = "10.0.0.2:6222" }, "store.replicas (--replicas) is 0: must be set with two nodes, to 1"},
+		"too many replicas":    {func(c *config.Config) { c.Store.Replicas = 5 }, "store.replicas (--replicas) is 5: must not be more than the nodes, and cluster.routes names 3 with this one"},
+		"no directory":         {func(c *config.Config) { c.Store.DataDir = "" }, `cluster.listen (--cluster-listen) is "10.0.0.1:6222": needs store.data_dir`},
+		"external":             {func(c *config.Config) { c.NATS.URL = "nats://host"; c.Store.DataDir = "" }, `cluster.listen (--cluster-listen) is "10.0.0.1:6222": is for embedded servers`},
+		"listen without port":  {func(c *config.Config) { c.Cluster.Listen = "a" }, `cluster.listen (--cluster-listen) is "a": must be host:port`},
+		"listen on any port":   {func(c *config.Config) { c.Cluster.Listen = ":0" }, "must have a port from 1 to 65535"},
+		"advertise":            {func(c *config.Config) { c.Cluster.Advertise = "a:6222" }, ""},
+		"advertise, no port":   {func(c *config.Config) { c.Cluster.Advertise = "a" }, `cluster.advertise (--cluster-advertise) is "a": must be host:port`},
+		"no node name":         {func(c *config.Config) { c.Cluster.NodeName = "" }, `cluster.node_name (--node-name) is "": must be set with cluster.listen`},
+		"node name of space":   {func(c *config.Config) { c.Cluster.NodeName = "a b" }, "must have no spaces"},
+		"no cluster name":      {func(c *config.Config) { c.Cluster.Name = "" }, `cluster.name (--cluster-name) is "": must not be empty`},
+		"cluster name, space":  {func(c *config.Config) { c.Cluster.Name = "a b" }, "must have no spaces"},
+		"no routes":            {func(c *config.Config) { c.Cluster.Routes = "" }, `cluster.routes (--cluster-routes) is "": must name the nodes`},
+		"route to itself only": {func(c *config.Config) { c.Cluster.Routes = "10.0.0.1:6222" }, "must name another node than this one"},
+		"route of nothing":     {func(c *config.Config) { c.Cluster.Routes = "a:1,,b:1" }, "must have a node between two commas"},
+		"route without port":   {func(c *config.Config) { c.Cluster.Routes = "nats://a" }, "must be nodes like nats://host:6222"},
+		"route, scheme":        {func(c *config.Config) { c.Cluster.Routes = "ws://a:1" }, "must have nats, nats-route or tls as scheme"},
+		"route, bad, masked":   {func(c *config.Config) { c.Cluster.Routes = "nats://me:hunter2@a" }, `is "nats://me:***@a": must be nodes`},
+		"route, mask":          {func(c *config.Config) { c.Cluster.Routes = "me:***@a:1,b:1" }, "has the mask"},
+		"user and password":    {func(c *config.Config) { c.Cluster.User, c.Cluster.Password = "a", "b" }, ""},
+		"user alone":           {func(c *config.Config) { c.Cluster.User = "a" }, `cluster.user is "a": needs cluster.password`},
+		"password alone":       {func(c *config.Config) { c.Cluster.Password = "hunter2" }, `cluster.password is "***": needs cluster.user`},
+		"the mask":             {func(c *config.Config) { c.Cluster.User, c.Cluster.Password = "a", "***" }, "is the mask"},
+		"TLS":                  {func(c *config.Config) { c.Cluster.TLS = config.ClusterTLS{CA: "a", Cert: "b", Key: "c"} }, ""},
+		"TLS without CA":       {func(c *config.Config) { c.Cluster.TLS = config.ClusterTLS{Cert: "b", Key: "c"} }, `cluster.tls.ca is "": must be set where another`},
+		"TLS without cert":     {func(c *config.Config) { c.Cluster.TLS = config.ClusterTLS{CA: "a", Key: "c"} }, `cluster.tls.cert is "": must be set where another`},
+		"TLS without key":      {func(c *config.Config) { c.Cluster.TLS = config.ClusterTLS{CA: "a", Cert: "b"} }, `cluster.tls.key is "": must be set where another`},
+
+		"routes, no cluster":    {func(c *config.Config) { alone(c); c.Cluster.Routes = "a:1" }, `cluster.routes (--cluster-routes) is "a:1": needs cluster.listen`},
+		"node name, no cluster": {func(c *config.Config) { alone(c); c.Cluster.NodeName = "a" }, `cluster.node_name (--node-name) is "a": needs cluster.listen`},
+		"name, no cluster":      {func(c *config.Config) { alone(c); c.Cluster.Name = "a" }, `cluster.name (--cluster-name) is "a": needs cluster.listen`},
+		"TLS, no cluster":       {func(c *config.Config) { alone(c); c.Cluster.TLS.Key = "a" }, `cluster.tls.key is "a": needs cluster.listen`},
+		"password, no cluster":  {func(c *config.Config) { alone(c); c.Cluster.Password = "hunter2" }, `cluster.password is "***": needs cluster.listen`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cfg := node()
+			test.change(&cfg)
+			err := cfg.Validate()
+			switch {
+			case test.want == "" && err != nil:
+				t.Errorf("error %q; want none", err)
+			case test.want != "" && err == nil:
+				t.Errorf("no error; want %q", test.want)
+			case test.want != "" && (len(config.Problems(err)) != 1 || !strings.Contains(err.Error(), test.want)):
+				t.Errorf("error %q; want just %q", err, test.want)
+			}
+			if err != nil && strings.Contains(err.Error(), "hunter2") {
+				t.Errorf("error %q shows the secret", err)
+			}
+		})
+	}
+}
+
+func TestReplicas(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		replicas int
+		cluster  config.Cluster
+		want     int
+	}{
+		"alone":                  {0, config.Cluster{}, 1},
+		"asked for":              {5, config.Cluster{}, 5},
+		"itself among three":     {0, config.Cluster{Listen: "10.0.0.1:1", Routes: "10.0.0.1:1,10.0.0.2:1,10.0.0.3:1"}, 3},
+		"itself not among three": {0, config.Cluster{Listen: "10.0.0.1:1", Routes: "nats://10.0.0.2:1,nats://10.0.0.3:1"}, 3},
+		"two":                    {0, config.Cluster{Listen: "10.0.0.1:1", Routes: "10.0.0.2:1"}, 2},
+		"at most three":          {0, config.Cluster{Listen: "10.0.0.1:1", Routes: "b:1,c:1,d:1,e:1"}, 3},
+		"fewer asked for":        {1, config.Cluster{Listen: "10.0.0.1:1", Routes: "b:1,c:1"}, 1},
+		"one twice":              {0, config.Cluster{Listen: "10.0.0.1:1", Routes: "nats://b:1,nats://me:pass@b:1"}, 2},
+		"itself by node name":    {0, config.Cluster{NodeName: "a", Listen: ":1", Routes: "A:1,b:1"}, 2},
+		"itself by first label":  {0, config.Cluster{NodeName: "kv-0", Listen: ":1", Routes: "kv-0.kv:1,kv-1.kv:1"}, 2},
+		"itself as advertised":   {0, config.Cluster{Listen: ":1", Advertise: "a.example:7", Routes: "a.example:7,b.example:7"}, 2},
+		"itself, another port":   {0, config.Cluster{NodeName: "a", Listen: ":1", Routes: "a:2,a:3"}, 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cfg := config.Config{Store: config.Store{Replicas: test.replicas}, Cluster: test.cluster}
+			if got := cfg.Replicas(); got != test.want {
+				t.Errorf("replicas are %d; want %d", got, test.want)
+			}
+		})
+	}
+}
