@@ -56,6 +56,10 @@ type Options struct {
 	// nothing is set, nats-server syncs every two minutes.
 	SyncAlways bool
 
+	// Cluster makes the server one of several. The zero value leaves it to the
+	// file; one in both is an error.
+	Cluster Cluster
+
 	// StartTimeout bounds [Start], the recovery of JetStream's files included.
 	// Zero: 30 seconds.
 	StartTimeout time.Duration
@@ -96,6 +100,9 @@ func (o Options) natsOptions(logger *slog.Logger) (*server.Options, error) {
 	}
 	o.applyMaxPayload(so)
 	if err := o.applyJetStream(so, logger); err != nil {
+		return nil, err
+	}
+	if err := o.applyCluster(so); err != nil {
 		return nil, err
 	}
 	return so, nil

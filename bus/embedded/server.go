@@ -31,6 +31,7 @@ const (
 type Server struct {
 	ns         *server.Server
 	log        *natsLog
+	logger     *slog.Logger
 	host       string
 	scheme     string
 	maxPayload int
@@ -38,8 +39,13 @@ type Server struct {
 	storeDir   string
 	addr       net.Addr
 
+	clusterAddr net.Addr   // nil without a cluster
+	advertise   string     // the option or the file's
+	routes      []*url.URL // the same
+
 	started  chan struct{} // closed when nats-server's own Start has returned
 	stopOnce sync.Once
+	stopping chan struct{} // closed when it was told to end
 	stopped  chan struct{} // closed when nothing of the server runs
 }
 
@@ -82,7 +88,11 @@ func Start(ctx context.Context, opts Options) (*Server, error) {
 		scheme:     "nats",
 		maxPayload: int(so.MaxPayload),
 		jetStream:  so.JetStream,
+		logger:     logger,
+		advertise:  so.Cluster.Advertise,
+		routes:     so.Routes,
 		started:    make(chan struct{}),
+		stopping:   make(chan struct{}),
 		stopped:    make(chan struct{}),
 	}
 	if so.TLSConfig != nil && !so.AllowNonTLS {
@@ -149,6 +159,9 @@ func (s *Server) running() error {
 	}
 	s.storeDir = s.ns.StoreDir()
 	s.addr = s.ns.Addr()
+	if addr := s.ns.ClusterAddr(); addr != nil {
+		s.clusterAddr = addr
+	}
 	s.log.up.Store(true)
 	return nil
 }
@@ -158,6 +171,7 @@ func (s *Server) running() error {
 // and another call waits for it again. Once it has ended, Shutdown is nil.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.stopOnce.Do(func() {
+		close(s.stopping)
 		go func() {
 			defer close(s.stopped)
 			// To end what has not wholly begun is a race in nats-server.

@@ -1,0 +1,178 @@
+package embedded
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"math"
+	"net"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+)
+
+const (
+	// routePing and routePings bound how long a peer that is silent, as one
+	// cut off by the network is, still gets messages that are meant for any one
+	// of a queue group: some eight seconds. nats-server's defaults are 30
+	// seconds and two pings, a minute and a half.
+	//
+	// What elects a leader has clocks of its own, which can't be set: one that
+	// is silent is replaced after four to nine seconds.
+	routePing  = 2 * time.Second
+	routePings = 3
+)
+
+// Cluster makes the server one of several. The zero value is no cluster.
+//
+// A server in a cluster needs [Options.ServerName], another one on each and the
+// same after a restart: JetStream knows its peers by it.
+type Cluster struct {
+	// Name is the name of the cluster, the same on all servers, without
+	// spaces. It must be set.
+	Name string
+
+	// Listen is the address for the other servers, "host:port", with the rules
+	// of [Options.Listen]. It must be set.
+	Listen string
+
+	// Advertise is the "host:port" by which others reach this server, where
+	// that is not the address it listens on. Empty: that one.
+	Advertise string
+
+	// Routes are the URLs of the servers, such as nats://host:6222; the scheme
+	// may be left out. The server's own may be among them or not. With
+	// JetStream there must be one. The first start of a cluster counts them to
+	// know what a majority is: name all servers, and each once.
+	Routes []string
+
+	// User and Password are what servers show each other; both or neither. A
+	// URL in Routes with a user of its own keeps it.
+	User, Password string
+
+	// TLS secures the connections between servers.
+	TLS ClusterTLS
+}
+
+// ClusterTLS names the PEM files for connections between servers, all three or
+// none. Each server shows its certificate, as server and as client, and demands
+// one of the other side; a server's has the host names of the others' routes.
+type ClusterTLS struct {
+	CA, Cert, Key string
+}
+
+func (c Cluster) none() bool {
+	return c.Name == "" && c.Listen == "" && c.Advertise == "" && len(c.Routes) == 0 &&
+		c.User == "" && c.Password == "" && c.TLS == ClusterTLS{}
+}
+
+// applyCluster takes the cluster from the options or from the file, and never a
+// part of it from each: half of one that is mixed with half of another is a
+// cluster that nobody meant. The file may tune what the options have no word
+// for, such as compression.
+func (o Options) applyCluster(so *server.Options) error {
+	c := o.Cluster
+	if c.none() {
+		return nil
+	}
+	file := so.Cluster
+	if file.Name != "" || file.Host != "" || file.Port != 0 || file.Advertise != "" || file.Username != "" || file.TLSConfig != nil || len(so.Routes) > 0 {
+		return fmt.Errorf("embedded: config file %q and the options each have a cluster: must be one of them", o.ConfigFile)
+	}
+	if c.Name == "" || strings.ContainsAny(c.Name, " \t\r\n") {
+		return fmt.Errorf("embedded: Cluster.Name is %q: must be set, without spaces", c.Name)
+	}
+	if so.ServerName == "" {
+		return errors.New("embedded: ServerName is empty: must be set in a cluster, to another name on each server")
+	}
+	host, port, err := parseListen(c.Listen)
+	if err != nil {
+		return fmt.Errorf("embedded: Cluster.Listen is %q: %w", c.Listen, err)
+	}
+	if c.Advertise != "" {
+		if _, advertised, err := parseListen(c.Advertise); err != nil || advertised <= 0 {
+			return fmt.Errorf("embedded: Cluster.Advertise is %q: must be host:port", c.Advertise)
+		}
+	}
+	if (c.User == "") != (c.Password == "") {
+		return errors.New("embedded: only one of Cluster.User and Cluster.Password is set: must be both or neither")
+	}
+	routes, err := c.routes()
+	if err != nil {
+		return err
+	}
+	if so.JetStream && len(routes) == 0 {
+		return errors.New("embedded: Cluster.Routes is empty: must have a URL with JetStream, which waits for a majority")
+	}
+	if err := c.applyTLS(so); err != nil {
+		return err
+	}
+	so.Cluster.Name = c.Name
+	so.Cluster.Host, so.Cluster.Port = host, port
+	so.Cluster.Advertise = c.Advertise
+	so.Cluster.Username, so.Cluster.Password = c.User, c.Password
+	so.Routes = routes
+	if so.Cluster.PingInterval == 0 && so.Cluster.MaxPingsOut == 0 {
+		so.Cluster.PingInterval, so.Cluster.MaxPingsOut = routePing, routePings
+	}
+	return nil
+}
+
+// routes parses the URLs and leaves out what comes twice, which would count as
+// another server.
+func (c Cluster) routes() ([]*url.URL, error) {
+	var routes []*url.URL
+	for _, text := range c.Routes {
+		if !strings.Contains(text, "://") {
+			text = "nats://" + text
+		}
+		route, err := url.Parse(strings.TrimSpace(text))
+		if err != nil {
+			// Its error shows the URL, and a password with it.
+			return nil, errors.New("embedded: a URL of Cluster.Routes can't be parsed: must be like nats://host:6222")
+		}
+		port, err := strconv.Atoi(route.Port())
+		if err != nil || port < 1 || port > math.MaxUint16 || route.Hostname() == "" {
+			return nil, fmt.Errorf("embedded: a URL of Cluster.Routes is %q: must be like nats://host:6222", route.Redacted())
+		}
+		if slices.ContainsFunc(routes, func(other *url.URL) bool { return other.Host == route.Host }) {
+			continue
+		}
+		if route.User == nil && c.User != "" {
+			route.User = url.UserPassword(c.User, c.Password)
+		}
+		routes = append(routes, route)
+	}
+	return routes, nil
+}
+
+func (c Cluster) applyTLS(so *server.Options) error {
+	if c.TLS == (ClusterTLS{}) {
+		return nil
+	}
+	if c.TLS.CA == "" || c.TLS.Cert == "" || c.TLS.Key == "" {
+		return fmt.Errorf("embedded: Cluster.TLS is %+v: must have all three files", c.TLS)
+	}
+	config, err := server.GenTLSConfig(&server.TLSConfigOpts{
+		CaFile:   c.TLS.CA,
+		CertFile: c.TLS.Cert,
+		KeyFile:  c.TLS.Key,
+		Verify:   true,
+	})
+	if err != nil {
+		return fmt.Errorf("embedded: Cluster.TLS is %+v: %w", c.TLS, err)
+	}
+	config.ClientAuth = tls.RequireAndVerifyClientCert
+	config.RootCAs = config.ClientCAs
+	so.Cluster.TLSConfig = config
+	return nil
+}
+
+// ClusterAddr is the address that the server listens on for other servers, with
+// the port that it got where any free one was asked for. It is nil without a
+// cluster.
+func (s *Server) ClusterAddr() net.Addr { return s.clusterAddr }

@@ -1,0 +1,178 @@
+package embedded
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+)
+
+const (
+	quorumPoll = 100 * time.Millisecond
+	// quorumQuiet is how long a wait is nothing to speak of, and quorumRepeat
+	// how often the log says again what is known already.
+	quorumQuiet  = 2 * time.Second
+	quorumRepeat = 15 * time.Second
+	// lookupTimeout bounds the look-up of a route's host.
+	lookupTimeout = time.Second
+)
+
+// JetStreamReady reports whether JetStream can be used: at once where the server
+// stands alone, and in a cluster when a majority of it has a leader and this
+// server has what the leader has. Otherwise it says for what it waits.
+func (s *Server) JetStreamReady() (ready bool, waitingFor string) {
+	if !s.ns.JetStreamEnabled() {
+		return false, "JetStream, which is not enabled"
+	}
+	if !s.ns.JetStreamIsClustered() {
+		return true, ""
+	}
+	leader := s.metaLeader()
+	// A server that was started again takes itself to be current before it
+	// has heard from anybody.
+	if leader != "" && s.ns.JetStreamIsCurrent() {
+		return true, ""
+	}
+	names, missing := s.peers()
+	switch {
+	case leader != "":
+		waitingFor = fmt.Sprintf("what the leader, %s, has", leader)
+	case len(missing) == 0:
+		waitingFor = "the election of a leader"
+	default:
+		waitingFor = "a majority; no route to " + strings.Join(missing, ", ")
+	}
+	if len(names) > 0 {
+		waitingFor += "; connected to " + strings.Join(names, ", ")
+	}
+	return false, waitingFor
+}
+
+// WaitForQuorum returns nil when JetStream is ready, as [Server.JetStreamReady]
+// has it, and an error that says for what it waited when ctx ends, when the
+// server ends, or at once without JetStream. It tells in the log for what it
+// waits: the servers may be started in any order, with any time in between.
+func (s *Server) WaitForQuorum(ctx context.Context) error {
+	if !s.jetStream {
+		return errors.New("embedded: wait for a quorum: JetStream is not enabled")
+	}
+	poll := time.NewTicker(quorumPoll)
+	defer poll.Stop()
+	begun := time.Now()
+	var said string
+	var saidAt time.Time
+	for {
+		ready, waitingFor := s.JetStreamReady()
+		if ready {
+			if said != "" {
+				s.logger.Info("the cluster is ready", "after", time.Since(begun).Round(time.Millisecond))
+			}
+			return nil
+		}
+		due := time.Since(begun) >= quorumQuiet && waitingFor != said
+		if due || said != "" && time.Since(saidAt) >= quorumRepeat {
+			s.logger.Info("waiting for the cluster", "for", waitingFor, "since", time.Since(begun).Round(time.Second))
+			said, saidAt = waitingFor, time.Now()
+		}
+		select {
+		case <-poll.C:
+		case <-ctx.Done():
+			return fmt.Errorf("embedded: nats-server %s waits for %s: %w", s.Name(), waitingFor, context.Cause(ctx))
+		case <-s.stopping:
+			return fmt.Errorf("embedded: nats-server %s has ended while it waited for %s", s.Name(), waitingFor)
+		}
+	}
+}
+
+// metaLeader is the name of the server that leads JetStream's cluster, as far as
+// this one knows; empty where there is none.
+func (s *Server) metaLeader() string {
+	info, err := s.ns.Jsz(&server.JSzOptions{})
+	if err != nil || info.Meta == nil {
+		return ""
+	}
+	return info.Meta.Leader
+}
+
+// peers returns the names of the servers that this one has a route to, and the
+// configured URLs that lead to none of them. Of a connection that the other side
+// made nothing but its name and its address is known, so on one machine, or
+// behind a translated address, a URL may be called missing that is not.
+func (s *Server) peers() (names, missing []string) {
+	routez, err := s.ns.Routez(nil)
+	if err != nil {
+		return nil, nil
+	}
+	byName := map[string]*server.RouteInfo{} // one of the several to each
+	dialled := map[string]bool{}
+	for _, route := range routez.Routes {
+		byName[route.RemoteName] = route
+		dialled[net.JoinHostPort(route.IP, fmt.Sprint(route.Port))] = true
+	}
+	for name := range byName {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, route := range s.routes {
+		addrs := lookup(route.Hostname())
+		reached := s.isSelf(route, addrs) || slices.ContainsFunc(addrs, func(ip string) bool {
+			return dialled[net.JoinHostPort(ip, route.Port())]
+		})
+		for _, peer := range byName {
+			reached = reached || isNamed(route, peer.RemoteName) ||
+				slices.Contains(addrs, peer.IP) && !net.ParseIP(peer.IP).IsLoopback()
+		}
+		if !reached {
+			missing = append(missing, route.Redacted())
+		}
+	}
+	return names, missing
+}
+
+// isSelf reports whether a route leads to this server itself.
+func (s *Server) isSelf(route *url.URL, addrs []string) bool {
+	if route.Host == s.advertise {
+		return true
+	}
+	own, ok := s.clusterAddr.(*net.TCPAddr)
+	if !ok || route.Port() != fmt.Sprint(own.Port) {
+		return false
+	}
+	if isNamed(route, s.Name()) || slices.Contains(addrs, own.IP.String()) {
+		return true
+	}
+	if !own.IP.IsUnspecified() {
+		return false
+	}
+	local, err := net.InterfaceAddrs()
+	return err == nil && slices.ContainsFunc(local, func(addr net.Addr) bool {
+		ip, ok := addr.(*net.IPNet)
+		return ok && slices.Contains(addrs, ip.IP.String())
+	})
+}
+
+// isNamed reports whether a route's host is a server's name, or begins with it as
+// in kvbus-0.kvbus.svc.
+func isNamed(route *url.URL, name string) bool {
+	label, _, _ := strings.Cut(route.Hostname(), ".")
+	return strings.EqualFold(route.Hostname(), name) || strings.EqualFold(label, name)
+}
+
+func lookup(host string) []string {
+	if net.ParseIP(host) != nil {
+		return []string{host}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), lookupTimeout)
+	defer cancel()
+	addrs, err := net.DefaultResolver.LookupHost(ctx, host)
+	if err != nil {
+		return nil // it may be that its server was not started yet
+	}
+	return addrs
+}
