@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"kvbus/bus"
 )
 
 func TestDurableRestart(t *testing.T) {
@@ -95,4 +97,59 @@ func TestDurableKill(t *testing.T) {
 		nc.Close()
 		w.kill()
 	}
+}
+
+// Workers on an external JetStream share one store; when one is killed the other
+// goes on, with all that was answered.
+func TestReplicatedOnExternalServer(t *testing.T) {
+	t.Parallel()
+	server := startServer(t, fmt.Sprintf("jetstream: {store_dir: %q}", t.TempDir()))
+	first := serveOn(t, server.url, "--replicated")
+	second := serveOn(t, server.url, "--replicated")
+	nc := connect(t, server.url)
+	events, err := nc.SubscribeSync("kv.events.>")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const increments = 200
+	for i := 1; i <= increments; i++ {
+		if got := mustAsk(t, nc, "kv.incr.n", ""); got != strconv.Itoa(i) {
+			t.Fatalf("increment %d makes %s", i, got)
+		}
+	}
+	first.kill()
+	deadline := time.Now().Add(patience)
+	for i := increments + 1; i <= 2*increments; {
+		// What was given to the worker that is gone is answered by nobody, or
+		// counted and not told.
+		answer, err := nc.Request("kv.incr.n", nil, time.Second)
+		if err != nil && time.Now().Before(deadline) {
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		n, err := strconv.Atoi(string(answer.Data))
+		if err != nil || n < i {
+			t.Fatalf("increment %d makes %q, %v", i, answer.Data, bus.DecodeError(answer.Header))
+		}
+		i = n + 1
+	}
+	last, err := strconv.Atoi(mustAsk(t, nc, "kv.get.n", ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for next := 1; next <= last; {
+		m, err := events.NextMsg(patience)
+		if err != nil {
+			t.Fatalf("event %d: %v", next, err)
+		}
+		switch revision, err := strconv.Atoi(m.Header.Get(bus.HeaderRevision)); {
+		case err != nil || revision > next:
+			t.Fatalf("revision %q came, want %d", m.Header.Get(bus.HeaderRevision), next)
+		case revision == next:
+			next++
+		}
+	}
+	second.terminate(t)
 }
