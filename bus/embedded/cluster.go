@@ -25,6 +25,11 @@ const (
 	// is silent is replaced after four to nine seconds.
 	routePing  = 2 * time.Second
 	routePings = 3
+
+	// routeReports has one failure in so many to connect again to a peer that
+	// is gone in the log, beside the first: one a minute for each connection.
+	// nats-server's default is each, four lines a second.
+	routeReports = 60
 )
 
 // Cluster makes the server one of several. The zero value is no cluster.
@@ -46,8 +51,8 @@ type Cluster struct {
 
 	// Routes are the URLs of the servers, such as nats://host:6222; the scheme
 	// may be left out. The server's own may be among them or not. With
-	// JetStream there must be one. The first start of a cluster counts them to
-	// know what a majority is: name all servers, and each once.
+	// JetStream there must be one. The first start of a cluster waits for as
+	// many servers as there are URLs: name all servers, and none by two names.
 	Routes []string
 
 	// User and Password are what servers show each other; both or neither. A
@@ -119,6 +124,9 @@ func (o Options) applyCluster(so *server.Options) error {
 	if so.Cluster.PingInterval == 0 && so.Cluster.MaxPingsOut == 0 {
 		so.Cluster.PingInterval, so.Cluster.MaxPingsOut = routePing, routePings
 	}
+	if so.ReconnectErrorReports == 0 {
+		so.ReconnectErrorReports = routeReports
+	}
 	return nil
 }
 
@@ -127,10 +135,11 @@ func (o Options) applyCluster(so *server.Options) error {
 func (c Cluster) routes() ([]*url.URL, error) {
 	var routes []*url.URL
 	for _, text := range c.Routes {
+		text = strings.TrimSpace(text)
 		if !strings.Contains(text, "://") {
 			text = "nats://" + text
 		}
-		route, err := url.Parse(strings.TrimSpace(text))
+		route, err := url.Parse(text)
 		if err != nil {
 			// Its error shows the URL, and a password with it.
 			return nil, errors.New("embedded: a URL of Cluster.Routes can't be parsed: must be like nats://host:6222")

@@ -9,16 +9,30 @@
 // else connects to [Server.ClientURL].
 //
 // For all that NATS can do beyond the options (accounts, TLS, websocket, MQTT,
-// leaf nodes, clusters, monitoring) [Options.ConfigFile] takes a standard
+// leaf nodes, monitoring) [Options.ConfigFile] takes a standard
 // nats-server.conf. What only one of the two sets, the options or the file, is
 // taken from there; what both leave open is the default. Where both set it:
 //
 //   - of the name and the address, the option holds, and the log says so;
 //   - of JetStream's directory and its syncing, the file holds, with a warning;
-//   - of the largest message, the file holds.
+//   - of the largest message, the file holds;
+//   - of the cluster, neither: it is an error, but for what only the file can
+//     tune, such as compression.
 //
 // [Server.Addr], [Server.StoreDir] and [Server.MaxPayload] say what holds in
 // the end.
+//
+// # Clusters
+//
+// With [Options.Cluster] the server is one of several, which may be started in
+// any order: Start does not wait for the others. [Server.WaitForQuorum] does,
+// and says in the log for whom. The first start of a cluster takes all servers
+// that the routes name; from then on a majority is enough.
+//
+// Two of three go on when the third ends. With [Server.Shutdown] it hands over
+// what it leads, which takes a tenth of a second; one that dies is replaced when
+// it was silent for four to nine seconds. nats-server's lame duck mode is not
+// used: it adds a second to the same, and a wait for clients to go.
 //
 // # Authentication
 //
@@ -63,7 +77,6 @@
 // it, so nothing stops a second server from writing there as well.
 //
 // The server is ready when [Start] returns, JetStream too, if it stands alone.
-// In a cluster JetStream needs its peers, which Start does not wait for.
 //
 // The configuration is read once. A reload that is asked for over the system
 // account (nats server config reload) is refused with an error: it would read

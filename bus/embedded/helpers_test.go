@@ -128,7 +128,8 @@ func requireIn(t *testing.T, err error, parts ...string) {
 	}
 }
 
-// recorder is a slog handler that keeps what it gets, as "LEVEL component text".
+// recorder is a slog handler that keeps what it gets, as
+// "LEVEL component text key=value".
 type recorder struct {
 	level     slog.Level
 	component string
@@ -147,7 +148,12 @@ func (r recorder) Enabled(_ context.Context, level slog.Level) bool { return lev
 func (r recorder) Handle(_ context.Context, record slog.Record) error {
 	r.lines.mu.Lock()
 	defer r.lines.mu.Unlock()
-	r.lines.lines = append(r.lines.lines, record.Level.String()+" "+r.component+" "+record.Message)
+	line := record.Level.String() + " " + r.component + " " + record.Message
+	record.Attrs(func(attr slog.Attr) bool {
+		line += " " + attr.String()
+		return true
+	})
+	r.lines.lines = append(r.lines.lines, line)
 	return nil
 }
 

@@ -129,6 +129,74 @@ func TestOptionsRefused(t *testing.T) {
 	}
 }
 
+func TestClusterOptions(t *testing.T) {
+	opts := Options{ServerName: "a", JetStream: true, StoreDir: "/a", Cluster: Cluster{
+		Name:      "c",
+		Listen:    ":6222",
+		Advertise: "a.example:6222",
+		Routes:    []string{"nats://b:6222", " c:6222", "nats-route://b:6222", "nats://own:word@d:6222"},
+		User:      "ada",
+		Password:  "secret",
+	}}
+	opts.ConfigFile = writeFile(t, "cluster { compression: s2_fast }, reconnect_error_reports: 7")
+	so, err := opts.natsOptions(slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var routes []string
+	for _, route := range so.Routes {
+		routes = append(routes, route.String())
+	}
+	if got, want := strings.Join(routes, " "), "nats://ada:secret@b:6222 nats://ada:secret@c:6222 nats://own:word@d:6222"; got != want {
+		t.Errorf("routes are %s, want %s", got, want)
+	}
+	c := so.Cluster
+	if c.Name != "c" || c.Host != "" || c.Port != 6222 || c.Advertise != "a.example:6222" || c.Username != "ada" || c.Password != "secret" {
+		t.Errorf("cluster is %+v", c)
+	}
+	if c.Compression.Mode != server.CompressionS2Fast || so.ReconnectErrorReports != 7 {
+		t.Errorf("the file's compression is %+v, its reports are %d", c.Compression, so.ReconnectErrorReports)
+	}
+	if c.PingInterval != routePing || c.MaxPingsOut != routePings {
+		t.Errorf("pings every %v, %d unanswered", c.PingInterval, c.MaxPingsOut)
+	}
+}
+
+func TestClusterRefused(t *testing.T) {
+	tests := map[string]struct {
+		change func(*Options)
+		want   string
+	}{
+		"no name":            {func(o *Options) { o.Cluster.Name = "" }, `Cluster.Name is "": must be set`},
+		"name with a space":  {func(o *Options) { o.Cluster.Name = "a b" }, `Cluster.Name is "a b": must be`},
+		"no server name":     {func(o *Options) { o.ServerName = "" }, "ServerName is empty: must be set in a cluster"},
+		"no address":         {func(o *Options) { o.Cluster.Listen = "" }, `Cluster.Listen is "": must be host:port`},
+		"no port":            {func(o *Options) { o.Cluster.Listen = "a" }, `Cluster.Listen is "a": must be host:port`},
+		"advertise any port": {func(o *Options) { o.Cluster.Advertise = "a:0" }, `Cluster.Advertise is "a:0": must be host:port`},
+		"no routes":          {func(o *Options) { o.Cluster.Routes = nil }, "Cluster.Routes is empty: must have a URL with JetStream"},
+		"route, no port":     {func(o *Options) { o.Cluster.Routes = []string{"nats://me:secret@a"} }, `Cluster.Routes is "nats://me:xxxxx@a": must be like`},
+		"route, bad":         {func(o *Options) { o.Cluster.Routes = []string{"nats://me:secret@%zz"} }, "can't be parsed: must be like"},
+		"user alone":         {func(o *Options) { o.Cluster.User = "a" }, "must be both or neither"},
+		"password alone":     {func(o *Options) { o.Cluster.Password = "a" }, "must be both or neither"},
+		"TLS in part":        {func(o *Options) { o.Cluster.TLS.CA = "ca.pem" }, "Cluster.TLS is {CA:ca.pem Cert: Key:}: must have all three"},
+		"TLS of no files":    {func(o *Options) { o.Cluster.TLS = ClusterTLS{"/absent/ca", "/absent/cert", "/absent/key"} }, "/absent/cert"},
+		"another in a file":  {func(o *Options) { o.ConfigFile = writeFile(t, "cluster { name: d }") }, "and the options each have a cluster: must be one of them"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			opts := Options{ServerName: "a", JetStream: true, StoreDir: "/a", Cluster: Cluster{Name: "c", Listen: ":6222", Routes: []string{"b:6222"}}}
+			tt.change(&opts)
+			_, err := opts.natsOptions(slog.New(slog.DiscardHandler))
+			if err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Fatalf("error is %v, want one with %q", err, tt.want)
+			}
+			if strings.Contains(err.Error(), "secret") {
+				t.Errorf("error %q shows the secret", err)
+			}
+		})
+	}
+}
+
 func TestJetStreamDisabledByTheFile(t *testing.T) {
 	for _, text := range []string{"jetstream: false", "jetstream: disabled", "jetstream {enabled: false}"} {
 		file := writeFile(t, text)

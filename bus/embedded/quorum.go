@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/url"
 	"slices"
@@ -26,6 +27,9 @@ const (
 // JetStreamReady reports whether JetStream can be used: at once where the server
 // stands alone, and in a cluster when a majority of it has a leader and this
 // server has what the leader has. Otherwise it says for what it waits.
+//
+// The first start of a cluster takes all servers that its routes name: only then
+// is it known that none has anything. From then on a majority is enough.
 func (s *Server) JetStreamReady() (ready bool, waitingFor string) {
 	if !s.ns.JetStreamEnabled() {
 		return false, "JetStream, which is not enabled"
@@ -43,10 +47,10 @@ func (s *Server) JetStreamReady() (ready bool, waitingFor string) {
 	switch {
 	case leader != "":
 		waitingFor = fmt.Sprintf("what the leader, %s, has", leader)
-	case len(missing) == 0:
-		waitingFor = "the election of a leader"
+	case missing != "":
+		waitingFor = "other servers; no route to " + missing
 	default:
-		waitingFor = "a majority; no route to " + strings.Join(missing, ", ")
+		waitingFor = "the election of a leader"
 	}
 	if len(names) > 0 {
 		waitingFor += "; connected to " + strings.Join(names, ", ")
@@ -101,38 +105,61 @@ func (s *Server) metaLeader() string {
 }
 
 // peers returns the names of the servers that this one has a route to, and the
-// configured URLs that lead to none of them. Of a connection that the other side
-// made nothing but its name and its address is known, so on one machine, or
-// behind a translated address, a URL may be called missing that is not.
-func (s *Server) peers() (names, missing []string) {
+// configured URLs that lead to none of them.
+func (s *Server) peers() (names []string, missing string) {
 	routez, err := s.ns.Routez(nil)
 	if err != nil {
-		return nil, nil
+		return nil, ""
 	}
-	byName := map[string]*server.RouteInfo{} // one of the several to each
-	dialled := map[string]bool{}
+	found := map[string]bool{} // by name: whether a URL leads there
 	for _, route := range routez.Routes {
-		byName[route.RemoteName] = route
-		dialled[net.JoinHostPort(route.IP, fmt.Sprint(route.Port))] = true
+		found[route.RemoteName] = false
 	}
-	for name := range byName {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	for _, route := range s.routes {
-		addrs := lookup(route.Hostname())
-		reached := s.isSelf(route, addrs) || slices.ContainsFunc(addrs, func(ip string) bool {
-			return dialled[net.JoinHostPort(ip, route.Port())]
-		})
-		for _, peer := range byName {
-			reached = reached || isNamed(route, peer.RemoteName) ||
-				slices.Contains(addrs, peer.IP) && !net.ParseIP(peer.IP).IsLoopback()
+	names = slices.Sorted(maps.Keys(found))
+
+	var urls []string
+	for _, url := range s.routes {
+		addrs := lookup(url.Hostname())
+		reached := s.isSelf(url, addrs)
+		for _, route := range routez.Routes {
+			if leadsTo(url, addrs, route) {
+				reached, found[route.RemoteName] = true, true
+			}
 		}
 		if !reached {
-			missing = append(missing, route.Redacted())
+			urls = append(urls, url.Redacted())
 		}
 	}
-	return names, missing
+	// Of a connection that the other side made nothing but its name and its
+	// address is known. So it may be that some have a URL that is not told from
+	// those of others, as on one machine.
+	unknown := 0
+	for _, known := range found {
+		if !known {
+			unknown++
+		}
+	}
+	switch list := strings.Join(urls, ", "); {
+	case unknown == 0:
+		return names, list
+	case unknown < len(urls):
+		return names, fmt.Sprintf("%d of %s", len(urls)-unknown, list)
+	default:
+		return names, ""
+	}
+}
+
+// leadsTo reports whether a URL, whose host has these addresses, is that of the
+// server on the other side of a route, as far as can be told.
+func leadsTo(url *url.URL, addrs []string, route *server.RouteInfo) bool {
+	if isNamed(url, route.RemoteName) {
+		return true
+	}
+	if !slices.Contains(addrs, route.IP) {
+		return false
+	}
+	dialled := url.Port() == fmt.Sprint(route.Port)
+	return dialled || !net.ParseIP(route.IP).IsLoopback()
 }
 
 // isSelf reports whether a route leads to this server itself.
