@@ -126,16 +126,53 @@ func (w *worker) startServer(ctx context.Context) (*embedded.Server, error) {
 	if w.cfg.NATS.Config != "" && listen == config.Default().NATS.Listen {
 		listen = "" // the file's own address holds
 	}
-	return embedded.Start(ctx, embedded.Options{
-		ServerName: w.cfg.Name,
+	cluster := w.cfg.Cluster
+	name := w.cfg.Name
+	if cluster.NodeName != "" {
+		name = cluster.NodeName
+	}
+	options := embedded.Options{
+		ServerName: name,
 		Listen:     listen,
 		ConfigFile: w.cfg.NATS.Config,
 		MaxPayload: service.MaxPayload(int(w.cfg.Store.MaxValueSize)),
 		JetStream:  w.cfg.Store.DataDir != "",
 		StoreDir:   w.cfg.Store.DataDir,
+		SyncAlways: w.cfg.Store.SyncAlways,
 		Logger:     w.logger,
-	})
+	}
+	if cluster.Enabled() {
+		options.Cluster = embedded.Cluster{
+			Name:      cluster.Name,
+			Listen:    cluster.Listen,
+			Advertise: cluster.Advertise,
+			Routes:    cluster.Routes.List(),
+			User:      cluster.User,
+			Password:  string(cluster.Password),
+			TLS:       embedded.ClusterTLS(cluster.TLS),
+		}
+	}
+	server, err := embedded.Start(ctx, options)
+	if err != nil {
+		return nil, err
+	}
+	if cluster.Enabled() {
+		if err := server.WaitForQuorum(ctx); err != nil {
+			return nil, errors.Join(err, w.shutdown(context.WithoutCancel(ctx), server))
+		}
+	}
+	return server, nil
 }
+
+// shutdown ends the server.
+func (w *worker) shutdown(ctx context.Context, server *embedded.Server) error {
+	ctx, cancel := context.WithTimeout(ctx, shutdownTimeout)
+	defer cancel()
+	return server.Shutdown(ctx)
+}
+
+// durable reports whether the store survives this process.
+func (w *worker) durable() bool { return w.cfg.Store.DataDir != "" || w.cfg.Store.Replicated }
 
 // openStore opens the durable store where there is a place for its data, and
 // makes one in memory where there is none.
@@ -146,20 +183,31 @@ func (w *worker) openStore(ctx context.Context) (kv.Store, error) {
 		MaxBytes:     int64(w.cfg.Store.MaxBytes),
 	}
 	replay := w.cfg.Store.Replay
-	if w.cfg.Store.DataDir == "" {
+	if !w.durable() {
 		return memory.New(memory.Options{
 			Limits:       limits,
 			ReplayEvents: replay.MaxEvents,
 			ReplayBytes:  int64(replay.MaxBytes),
 		}), nil
 	}
+	consistency := kv.Linearizable
+	if w.cfg.Store.Consistency == "eventual" {
+		consistency = kv.Eventual
+	}
 	store, err := replicated.Open(ctx, w.requests, replicated.Options{
-		Prefix:       w.cfg.Bus.Prefix,
-		Limits:       limits,
-		ReplayEvents: replay.MaxEvents,
-		ReplayBytes:  int64(replay.MaxBytes),
-		Cursor:       watchbridge.Cursor,
-		Logger:       w.logger,
+		Prefix:        w.cfg.Bus.Prefix,
+		Replicas:      w.cfg.Replicas(),
+		Limits:        limits,
+		ReplayEvents:  replay.MaxEvents,
+		ReplayBytes:   int64(replay.MaxBytes),
+		Consistency:   consistency,
+		Timeout:       w.cfg.Store.RequestTimeout,
+		SyncAlways:    w.cfg.Store.SyncAlways,
+		MaxLogBytes:   int64(w.cfg.Store.LogMaxBytes),
+		SnapshotBytes: int64(w.cfg.Store.SnapshotBytes),
+		SnapshotAge:   w.cfg.Store.SnapshotMaxAge,
+		Cursor:        watchbridge.Cursor,
+		Logger:        w.logger,
 	})
 	if err != nil {
 		return nil, err
@@ -199,10 +247,13 @@ func (w *worker) announce(ctx context.Context) error {
 		attrs = []any{"listen", w.server.ClientURL()}
 	}
 	survives := "nothing: the store is in memory and ends with this process"
-	if info.Durable {
-		survives = "everything that was answered, in " + w.cfg.Store.DataDir
+	switch {
+	case w.server != nil && info.Durable:
+		survives = "everything that was answered, in " + w.server.StoreDir()
+	case info.Durable:
+		survives = "everything that was answered, in the JetStream of " + w.requests.ConnectedUrlRedacted()
 	}
-	attrs = append(attrs, "prefix", w.cfg.Bus.Prefix, "store", info.Store, "restart_keeps", survives)
+	attrs = append(attrs, "prefix", w.cfg.Bus.Prefix, "store", info.Store, "replicas", info.Replicas, "sync_always", info.SyncAlways, "restart_keeps", survives)
 	w.logger.Info("serving", attrs...)
 	return nil
 }
@@ -236,9 +287,7 @@ func (w *worker) stop(ctx context.Context) error {
 		w.requests.Close()
 	}
 	if w.server != nil {
-		shutdown, cancel := context.WithTimeout(ctx, shutdownTimeout)
-		defer cancel()
-		errs = append(errs, w.server.Shutdown(shutdown))
+		errs = append(errs, w.shutdown(ctx, w.server))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("stop: %w", err)

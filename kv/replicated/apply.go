@@ -18,7 +18,7 @@ func (s *Store) consume(ctx context.Context) error {
 		OptStartSeq:   s.applied.Load() + 1,
 	})
 	if err != nil {
-		return fmt.Errorf("read the log: %w", err)
+		return err
 	}
 	s.reading.Lock()
 	defer s.reading.Unlock()
@@ -28,10 +28,7 @@ func (s *Store) consume(ctx context.Context) error {
 	s.consumer, err = consumer.Consume(s.receive, jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
 		s.logger.Warn("reading the log was interrupted", "error", err, "applied", s.applied.Load())
 	}))
-	if err != nil {
-		return fmt.Errorf("read the log: %w", err)
-	}
-	return nil
+	return err
 }
 
 // stopReading returns when no more records come.
@@ -49,9 +46,9 @@ func (s *Store) stopReading() {
 // worker was away for so long that the others removed it.
 func (s *Store) reload() {
 	s.stopReading()
-	err := s.load(s.background)
+	err := patiently(s.background, s.logger, "load the snapshots", func() error { return s.load(s.background) })
 	if err == nil {
-		err = s.consume(s.background)
+		err = patiently(s.background, s.logger, "read the log", func() error { return s.consume(s.background) })
 	}
 	if err != nil && s.background.Err() == nil {
 		s.fail(fmt.Errorf("the log was removed before this worker had it: %w", err))

@@ -37,16 +37,12 @@ type storedSnapshot struct {
 
 // openSnapshots returns the object store of the snapshots.
 func openSnapshots(ctx context.Context, js jetstream.JetStream, opts Options) (jetstream.ObjectStore, error) {
-	objects, err := js.CreateOrUpdateObjectStore(ctx, jetstream.ObjectStoreConfig{
+	return js.CreateOrUpdateObjectStore(ctx, jetstream.ObjectStoreConfig{
 		Bucket:      streamName(opts.Prefix),
 		Description: "The snapshots of kvbus at " + opts.Prefix,
 		Storage:     jetstream.FileStorage,
 		Replicas:    opts.Replicas,
 	})
-	if err != nil {
-		return nil, fmt.Errorf("open the snapshots %s: %w", streamName(opts.Prefix), err)
-	}
-	return objects, nil
 }
 
 // list returns the stored snapshots, the newest first.

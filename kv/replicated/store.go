@@ -168,14 +168,21 @@ func Open(ctx context.Context, nc *nats.Conn, opts Options) (*Store, error) {
 }
 
 func (s *Store) start(ctx context.Context) error {
-	stream, err := openLog(ctx, s.js, s.opts)
+	var stream jetstream.Stream
+	err := patiently(ctx, s.logger, "open the log "+streamName(s.opts.Prefix), func() (err error) {
+		stream, err = openLog(ctx, s.js, s.opts)
+		return err
+	})
 	if err != nil {
 		return err
 	}
-	if s.snapshots, err = openSnapshots(ctx, s.js, s.opts); err != nil {
-		return err
-	}
-	if err := s.load(ctx); err != nil {
+	err = patiently(ctx, s.logger, "load the snapshots "+streamName(s.opts.Prefix), func() (err error) {
+		if s.snapshots, err = openSnapshots(ctx, s.js, s.opts); err != nil {
+			return err
+		}
+		return s.load(ctx)
+	})
+	if err != nil {
 		return err
 	}
 	s.target = stream.CachedInfo().State.LastSeq
@@ -188,7 +195,7 @@ func (s *Store) start(ctx context.Context) error {
 			s.appended.reconnected()
 		}
 	})
-	if err := s.consume(ctx); err != nil {
+	if err := patiently(ctx, s.logger, "read the log", func() error { return s.consume(ctx) }); err != nil {
 		return err
 	}
 	if s.target > s.applied.Load() {

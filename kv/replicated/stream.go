@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"time"
 
@@ -24,9 +25,32 @@ func streamName(prefix string) string {
 // logSubject returns the subject of the log's records.
 func logSubject(prefix string) string { return "$KVBUS." + prefix + ".log" }
 
-// openLog returns the log's stream, and creates it if there is none. It waits
-// for JetStream, which may need a quorum, until ctx ends. It fails with
-// [kv.ErrInvalidArgument] if a stream of that name is not such a log.
+// patiently makes attempts until one does not fail for a reason that may pass
+// by itself: JetStream may still need a quorum, or a leader. It fails when ctx
+// ends.
+func patiently(ctx context.Context, logger *slog.Logger, what string, attempt func() error) error {
+	for said := false; ; {
+		err := attempt()
+		if err == nil {
+			return nil
+		}
+		if !transient(err) || ctx.Err() != nil {
+			return fmt.Errorf("%s: %w", what, err)
+		}
+		if !said {
+			said = true
+			logger.Info("waiting for JetStream", "to", what, "reason", err)
+		}
+		select {
+		case <-time.After(retryDelay):
+		case <-ctx.Done():
+			return fmt.Errorf("%s: %w: %w", what, ctx.Err(), err)
+		}
+	}
+}
+
+// openLog returns the log's stream, and creates it if there is none. It fails
+// with [kv.ErrInvalidArgument] if a stream of that name is not such a log.
 func openLog(ctx context.Context, js jetstream.JetStream, opts Options) (jetstream.Stream, error) {
 	want := jetstream.StreamConfig{
 		Name:        streamName(opts.Prefix),
@@ -42,27 +66,11 @@ func openLog(ctx context.Context, js jetstream.JetStream, opts Options) (jetstre
 	if want.MaxBytes == 0 {
 		want.MaxBytes = -1
 	}
-	for said := false; ; {
-		stream, err := js.CreateStream(ctx, want)
-		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
-			stream, err = existingLog(ctx, js, want)
-		}
-		if err == nil {
-			return stream, nil
-		}
-		if !transient(err) || ctx.Err() != nil {
-			return nil, fmt.Errorf("open the log %s: %w", want.Name, err)
-		}
-		if !said {
-			said = true
-			opts.Logger.Info("waiting for JetStream", "log", want.Name, "replicas", want.Replicas, "reason", err)
-		}
-		select {
-		case <-time.After(retryDelay):
-		case <-ctx.Done():
-			return nil, fmt.Errorf("open the log %s: %w: %w", want.Name, ctx.Err(), err)
-		}
+	stream, err := js.CreateStream(ctx, want)
+	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
+		return existingLog(ctx, js, want)
 	}
+	return stream, err
 }
 
 // existingLog returns the stream that is there, after it was compared with what
