@@ -14,11 +14,6 @@ func TestProtocolDocument(t *testing.T) {
 	walk(t, filepath.Join("bus", "PROTOCOL.md"))
 }
 
-func TestReadme(t *testing.T) {
-	t.Parallel()
-	walk(t, "README.md")
-}
-
 // walk runs the console blocks of a document, as one session on an empty
 // store, and compares.
 func walk(t *testing.T, path string) {
@@ -67,80 +62,6 @@ func walk(t *testing.T, path string) {
 	}
 	for _, check := range background {
 		check()
-	}
-}
-
-// byHand is how the README says to start a worker from the sources.
-const byHand = "go run ./cmd/kvbus serve"
-
-func TestReadmeServes(t *testing.T) {
-	t.Parallel()
-	script(t, "README.md", byHand)
-	args := strings.Fields(byHand)
-	cmd := exec.Command(args[0], args[1:]...)
-	cmd.Dir = moduleRoot
-	cmd.Env = append(os.Environ(), "KVBUS_NATS__LISTEN=127.0.0.1:0")
-	// go run starts kvbus as a process of its own, which its end does not end.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	w := &worker{process: run(t, cmd)}
-
-	w.url = w.awaitLog(t, "serving").text("listen")
-	c := terminal{t, w.url}
-	c.request("kv.set.color", "blue")
-	if got := c.request("kv.get.color", ""); got != "blue" {
-		t.Errorf("the value is %q; want blue", got)
-	}
-	// As from a terminal, the signal goes to both.
-	if err := syscall.Kill(-cmd.Process.Pid, syscall.SIGINT); err != nil {
-		t.Fatal(err)
-	}
-	w.awaitLog(t, "stopped")
-	w.wait(t) // go run's exit status is its own after a signal
-}
-
-// The users that the README gives as an example may do what it says.
-func TestReadmeAccessControl(t *testing.T) {
-	t.Parallel()
-	const begin, end = "cat > nats-server.conf <<'EOF'\n", "\nEOF\n"
-	_, config, _ := strings.Cut(script(t, "README.md", begin), begin)
-	config, _, found := strings.Cut(config, end)
-	if !found {
-		t.Fatal("README.md has no end of nats-server.conf")
-	}
-	w := startWorker(t, []string{"KVBUS_NATS__PASSWORD=w-secret"},
-		"--listen", "127.0.0.1:0", "--nats-config", writeFile(t, "nats-server.conf", config), "--user", "worker")
-	c := terminal{t, w.awaitLog(t, "serving").text("listen")}
-	as := func(user, password, subject, body string) string {
-		return c.nats("request", "--timeout", "1s", "--user", user, "--password", password, "--inbox-prefix", "_INBOX."+user, subject, body)
-	}
-	app := func(subject, body string) string { return as("app", "a-secret", subject, body) }
-	viewer := func(subject, body string) string { return as("viewer", "v-secret", subject, body) }
-
-	expectParts(t, app("kv.set.app.color", "blue"), "KV-Revision: 1")
-	expectParts(t, app("kv.get.app.color", ""), "blue")
-	expectParts(t, viewer("kv.get.app.color", ""), "blue")
-	expectParts(t, viewer("kv.keys", ""), "app.color")
-	expectParts(t, viewer("kv.info", ""), `"revision":1`)
-	for name, answer := range map[string]string{
-		"app sets a key of another": app("kv.set.other.color", "red"),
-		"app forges an event":       app("kv.events.app.color", "red"),
-		"viewer sets":               viewer("kv.set.app.color", "red"),
-		"viewer clears":             viewer("kv.clear", ""),
-	} {
-		if strings.Contains(answer, "Received") {
-			t.Errorf("%s:\n%s", name, answer)
-		}
-	}
-	expectParts(t, viewer("kv.info", ""), `"revision":1`)
-}
-
-func TestReadmeSettings(t *testing.T) {
-	t.Parallel()
-	reference := launch(t, nil, "kvbus", "config", "--reference")
-	reference.expectExit(t, 0)
-	table := reference.stdout.String()
-	if !strings.Contains(readDocument(t, "README.md"), table) {
-		t.Errorf("the table of settings in README.md is not what kvbus config --reference prints:\n%s", table)
 	}
 }
 
