@@ -2,6 +2,8 @@ package e2e
 
 import (
 	"testing"
+
+	"github.com/nats-io/nats.go"
 )
 
 // A store in memory has one worker: a second one with the same prefix is told
@@ -67,4 +69,26 @@ func TestWorkerFollowsAnother(t *testing.T) {
 	serveOn(t, s.url).kill()
 	w := serveOn(t, s.url)
 	w.terminate(t)
+}
+
+// The server comes back to two workers, of which one was there before: that one
+// stays, whichever is the first to connect.
+func TestWorkerIsAwayWhileAnotherStarts(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "")
+	first := serveOn(t, s.url)
+	mustAsk(t, connect(t, s.url), "kv.set.color", "blue")
+	s.kill()
+	first.awaitLog(t, "disconnected from NATS")
+	second := startWorker(t, nil, "--nats-url", s.url)
+	second.awaitLog(t, "waiting for NATS")
+	s.start(t)
+
+	second.expectExit(t, 1)
+	expectParts(t, second.stderr.String(), "already serves")
+	first.awaitLog(t, "reconnected to NATS")
+	if got := request(t, connect(t, s.url), nats.NewMsg("kv.get.color")); string(got.Data) != "blue" {
+		t.Errorf("the value is %q; want blue", got.Data)
+	}
+	first.terminate(t)
 }
