@@ -126,13 +126,11 @@ func (w *worker) startServer(ctx context.Context) (*embedded.Server, error) {
 	if w.cfg.NATS.Config != "" && listen == config.Default().NATS.Listen {
 		listen = "" // the file's own address holds
 	}
-	cluster := w.cfg.Cluster
-	name := w.cfg.Name
-	if cluster.NodeName != "" {
-		name = cluster.NodeName
+	if w.cfg.Cluster.Enabled() {
+		return nil, errors.New("cluster.listen is set, and several nodes are not supported yet: the loss of one can stop the others for too long")
 	}
-	options := embedded.Options{
-		ServerName: name,
+	return embedded.Start(ctx, embedded.Options{
+		ServerName: w.cfg.Name,
 		Listen:     listen,
 		ConfigFile: w.cfg.NATS.Config,
 		MaxPayload: service.MaxPayload(int(w.cfg.Store.MaxValueSize)),
@@ -140,35 +138,7 @@ func (w *worker) startServer(ctx context.Context) (*embedded.Server, error) {
 		StoreDir:   w.cfg.Store.DataDir,
 		SyncAlways: w.cfg.Store.SyncAlways,
 		Logger:     w.logger,
-	}
-	if cluster.Enabled() {
-		options.Cluster = embedded.Cluster{
-			Name:      cluster.Name,
-			Listen:    cluster.Listen,
-			Advertise: cluster.Advertise,
-			Routes:    cluster.Routes.List(),
-			User:      cluster.User,
-			Password:  string(cluster.Password),
-			TLS:       embedded.ClusterTLS(cluster.TLS),
-		}
-	}
-	server, err := embedded.Start(ctx, options)
-	if err != nil {
-		return nil, err
-	}
-	if cluster.Enabled() {
-		if err := server.WaitForQuorum(ctx); err != nil {
-			return nil, errors.Join(err, w.shutdown(context.WithoutCancel(ctx), server))
-		}
-	}
-	return server, nil
-}
-
-// shutdown ends the server.
-func (w *worker) shutdown(ctx context.Context, server *embedded.Server) error {
-	ctx, cancel := context.WithTimeout(ctx, shutdownTimeout)
-	defer cancel()
-	return server.Shutdown(ctx)
+	})
 }
 
 // durable reports whether the store survives this process.
@@ -287,7 +257,9 @@ func (w *worker) stop(ctx context.Context) error {
 		w.requests.Close()
 	}
 	if w.server != nil {
-		errs = append(errs, w.shutdown(ctx, w.server))
+		shutdown, cancel := context.WithTimeout(ctx, shutdownTimeout)
+		defer cancel()
+		errs = append(errs, w.server.Shutdown(shutdown))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("stop: %w", err)

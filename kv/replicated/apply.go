@@ -11,6 +11,13 @@ import (
 	"kvbus/kv/machine"
 )
 
+const (
+	// pullTime is how long one request for records lasts. JetStream is heard of
+	// every heartbeat; after two of silence the log is read by a new consumer.
+	pullTime  = 5 * time.Second
+	heartbeat = time.Second
+)
+
 // consume starts to read the log after the last record applied.
 func (s *Store) consume(ctx context.Context) error {
 	consumer, err := s.js.OrderedConsumer(ctx, streamName(s.opts.Prefix), jetstream.OrderedConsumerConfig{
@@ -25,7 +32,7 @@ func (s *Store) consume(ctx context.Context) error {
 	if s.background.Err() != nil {
 		return kv.ErrClosed
 	}
-	s.consumer, err = consumer.Consume(s.receive, jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
+	s.consumer, err = consumer.Consume(s.receive, jetstream.PullExpiry(pullTime), jetstream.PullHeartbeat(heartbeat), jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
 		s.logger.Warn("reading the log was interrupted", "error", err, "applied", s.applied.Load())
 	}))
 	return err

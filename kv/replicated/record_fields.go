@@ -14,6 +14,7 @@ import (
 // guess about. The first fault ends the reading and stays in err.
 type fields struct {
 	data []byte
+	pos  int              // of what is to be read; cheaper to move than a slice, for the garbage collector
 	many protowire.Number // the field that may come more than once, 0 for none
 	num  protowire.Number // of the field that is being read
 	typ  protowire.Type
@@ -22,7 +23,7 @@ type fields struct {
 
 // next goes on to the next field; it is false at the end and at a fault.
 func (f *fields) next() bool {
-	if len(f.data) == 0 {
+	if f.pos == len(f.data) {
 		return false
 	}
 	num, typ := protowire.DecodeTag(f.consumeVarint())
@@ -70,13 +71,13 @@ func (f *fields) message() []byte {
 		return nil
 	}
 	size := f.consumeVarint()
-	if size > uint64(len(f.data)) {
+	if size > uint64(len(f.data)-f.pos) {
 		f.fail("field %d is truncated", f.num)
 		return nil
 	}
-	v := f.data[:size:size]
-	f.data = f.data[size:]
-	return v
+	start := f.pos
+	f.pos += int(size)
+	return f.data[start:f.pos:f.pos]
 }
 
 // text returns a copy of the value of a field that is a string.
@@ -110,22 +111,28 @@ func (f *fields) worker() string {
 // unknown is for a field that the message does not have.
 func (f *fields) unknown() { f.fail("unknown field %d", f.num) }
 
-func (f *fields) consumeVarint() uint64 {
-	if len(f.data) > 0 && f.data[0] < 0x80 {
-		v := f.data[0]
-		f.data = f.data[1:]
-		return uint64(v)
+// finish is for the last field that a message may have.
+func (f *fields) finish() {
+	if f.next() {
+		f.unknown()
 	}
-	v, n := protowire.ConsumeVarint(f.data)
+}
+
+func (f *fields) consumeVarint() uint64 {
+	if f.pos < len(f.data) && f.data[f.pos] < 0x80 {
+		f.pos++
+		return uint64(f.data[f.pos-1])
+	}
+	v, n := protowire.ConsumeVarint(f.data[f.pos:])
 	switch {
 	case n < 0:
 		f.fail("%w", protowire.ParseError(n))
 		return 0
-	case f.data[n-1] == 0:
+	case f.data[f.pos+n-1] == 0:
 		f.fail("an overlong number after field %d", f.num)
 		return 0
 	}
-	f.data = f.data[n:]
+	f.pos += n
 	return v
 }
 
@@ -134,7 +141,7 @@ func (f *fields) fail(format string, args ...any) {
 	if f.err == nil {
 		f.err = fmt.Errorf(format, args...)
 	}
-	f.data = nil
+	f.pos = len(f.data)
 }
 
 // within notes a fault in an inner message, if there was one.

@@ -35,8 +35,8 @@ func readSnapshot(r io.Reader) (snapshotHeader, iter.Seq2[kv.Entry, error], erro
 		return snapshotHeader{}, nil, damaged("it begins with block type %d instead of the header", f.num)
 	}
 	h := f.snapshotHeader()
-	if f.next(); f.err != nil {
-		return snapshotHeader{}, nil, damaged("header: %w", f.err)
+	if f.finish(); f.err != nil {
+		return snapshotHeader{}, nil, damaged("first block: %w", f.err)
 	}
 	s.keys = h.Keys
 	return h, s.entries, nil
@@ -130,7 +130,7 @@ func (s *snapshotReader) end(f *fields) error {
 		}
 	}
 	f.within("end", in.err)
-	f.next()
+	f.finish()
 	switch {
 	case f.err != nil:
 		return damaged("last block: %w", f.err)

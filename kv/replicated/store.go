@@ -27,7 +27,7 @@ const (
 
 	DefaultSnapshotBytes = 64 << 20
 	DefaultSnapshotAge   = time.Hour
-	DefaultLogTail       = 10_000
+	DefaultLogTail       = 100
 )
 
 // Options configure a store. The zero value means the defaults.
