@@ -29,7 +29,7 @@ func runTests(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, "e2e:", err)
 		return 1
 	}
-	defer os.RemoveAll(bin)
+	defer func() { _ = os.RemoveAll(bin) }() // among the temporary files anyway
 	if err := build(); err != nil {
 		fmt.Fprintln(os.Stderr, "e2e:", err)
 		return 1

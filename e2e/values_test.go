@@ -86,7 +86,7 @@ func stream(t *testing.T, nc *nats.Conn, subject string, add func(*nats.Msg) (do
 	t.Helper()
 	inbox := nc.NewRespInbox()
 	replies := subscribe(t, nc, inbox)
-	defer replies.Unsubscribe() //nolint:errcheck // it ends with the connection
+	defer replies.Unsubscribe()
 	if err := nc.PublishRequest(subject, inbox, nil); err != nil {
 		t.Fatal(err)
 	}
