@@ -27,7 +27,7 @@ const (
 // and notes it if it is accepted.
 func (s sessions) judge(b *batch, now int64) verdict {
 	last, known := s[b.Worker]
-	settled := max(last.Number, b.Base-1)
+	settled := max(last.Number, max(b.Base, 1)-1)
 	switch {
 	case b.Number <= settled:
 		return repeated
