@@ -289,7 +289,7 @@ func TestLoadRefuses(t *testing.T) {
 		"text for a switch":           {layers{env: []string{"KVBUS_STORE__SYNC_ALWAYS=on"}}, []string{`store.sync_always (--sync-always) is "on"`, "true or false"}},
 		"number for text":             {layers{file: "name: 7"}, []string{"name (--name) is 7", "quotes"}},
 		"mapping for text":            {layers{file: "name: {a: b}"}, []string{"name (--name)", "must be text"}},
-		"number for a secret":         {layers{file: "nats: {password: 31337}"}, []string{"nats.password (--password) is ***", "quotes"}},
+		"number for a secret":         {layers{file: "nats: {password: 313373133731337}"}, []string{"nats.password (--password) is ***", "quotes"}},
 		"broken YAML":                 {layers{file: "store: [1"}, []string{"kvbus.yaml", "yaml"}},
 		"key that comes twice":        {layers{file: "name: a\nname: b\n"}, []string{"kvbus.yaml", "already defined"}},
 		"a second document":           {layers{file: "name: a\n---\nname: b\n"}, []string{"kvbus.yaml", "one YAML document"}},
@@ -306,7 +306,7 @@ func TestLoadRefuses(t *testing.T) {
 					t.Errorf("error %q has no %q", err, want)
 				}
 			}
-			if strings.Contains(err.Error(), "31337") {
+			if strings.Contains(err.Error(), "313373133731337") {
 				t.Errorf("error %q shows the secret", err)
 			}
 		})
