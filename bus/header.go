@@ -23,6 +23,7 @@ const (
 	HeaderFromRevision     = "KV-From-Revision"
 	HeaderConsistency      = "KV-Consistency"
 	HeaderMinRevision      = "KV-Min-Revision"
+	HeaderRequestID        = "KV-Request-Id"
 	HeaderTraceParent      = "traceparent" // of events too
 	HeaderTraceState       = "tracestate"  // of events too
 )
@@ -60,6 +61,7 @@ const (
 	idFromRevision
 	idConsistency
 	idMinRevision
+	idRequestID
 	idTraceParent
 	idTraceState
 	idRevision
@@ -82,7 +84,7 @@ var headerNames = [headerCount]string{
 	idExpectedLength: HeaderExpectedLength, idExpectedRevision: HeaderExpectedRevision,
 	idLimit: HeaderLimit, idCursor: HeaderCursor, idFilter: HeaderFilter,
 	idFromRevision: HeaderFromRevision, idConsistency: HeaderConsistency,
-	idMinRevision: HeaderMinRevision, idTraceParent: HeaderTraceParent, idTraceState: HeaderTraceState,
+	idMinRevision: HeaderMinRevision, idRequestID: HeaderRequestID, idTraceParent: HeaderTraceParent, idTraceState: HeaderTraceState,
 	idRevision: HeaderRevision, idExpiresAt: HeaderExpiresAt, idCount: HeaderCount, idKey: HeaderKey,
 	idEnd: HeaderEnd, idOperation: HeaderOperation, idPreviousRevision: HeaderPreviousRevision,
 	idTime: HeaderTime, idError: HeaderError, idServiceError: HeaderServiceError,

@@ -62,6 +62,8 @@ const (
 	expectHeaders = 1<<idExpected | 1<<idExpectedLength | 1<<idExpectedRevision
 	readHeaders   = 1<<idConsistency | 1<<idMinRevision
 	pageHeaders   = 1<<idLimit | 1<<idCursor | 1<<idFilter
+	// writeHeaders are those of all operations that write.
+	writeHeaders = 1<<idRequestID | traceHeaders
 )
 
 var opSpecs = [...]opSpec{
@@ -74,27 +76,27 @@ var opSpecs = [...]opSpec{
 		name: "set", scope: ScopeKey, description: "write a value",
 		body: "the value, raw", reply: "the new revision, decimal",
 		command:  kv.OpSet,
-		honoured: lifeHeaders | 1<<idExpectedRevision | traceHeaders,
+		honoured: lifeHeaders | 1<<idExpectedRevision | writeHeaders,
 		refused:  1<<idExpected | 1<<idExpectedLength,
 	},
 	OpCompareAndSwap: {
 		name: "cas", scope: ScopeKey, description: "write a value if the current state is the expected one; create, if no expectation is given",
 		body: "the new value, raw; after the expected one if KV-Expected-Length is given", reply: "true or false",
 		command:  kv.OpCompareAndSwap,
-		honoured: lifeHeaders | expectHeaders | traceHeaders,
+		honoured: lifeHeaders | expectHeaders | writeHeaders,
 	},
 	OpIncrement: {
 		name: "incr", scope: ScopeKey, description: "add to a number atomically, saturating at both ends of int64",
 		body: "what to add, a signed 64-bit decimal; empty means 1", reply: "the new number, decimal",
 		command:  kv.OpIncrement,
-		honoured: lifeHeaders | traceHeaders,
+		honoured: lifeHeaders | writeHeaders,
 		refused:  expectHeaders,
 	},
 	OpDelete: {
 		name: "delete", scope: ScopeKey, description: "delete a key",
 		body: "empty", reply: "true if a live key was removed, else false",
 		command:  kv.OpDelete,
-		honoured: 1<<idExpectedRevision | traceHeaders,
+		honoured: 1<<idExpectedRevision | writeHeaders,
 		refused:  1<<idExpected | 1<<idExpectedLength,
 	},
 	OpExists: {
@@ -111,7 +113,7 @@ var opSpecs = [...]opSpec{
 		name: "touch", scope: ScopeKey, description: "move the deadline of a key and leave its value",
 		body: "a Go duration, whole seconds, or never", reply: "true, or false where no live key is there",
 		command:  kv.OpTouch,
-		honoured: traceHeaders,
+		honoured: writeHeaders,
 		refused:  expectHeaders,
 	},
 	OpKeys: {
@@ -135,7 +137,7 @@ var opSpecs = [...]opSpec{
 		name: "clear", scope: ScopePrefix, description: "delete all keys, or those under a prefix",
 		body: "empty", reply: "how many keys were removed, decimal",
 		command:  kv.OpClear,
-		honoured: traceHeaders,
+		honoured: writeHeaders,
 		refused:  expectHeaders | pageHeaders,
 	},
 	OpInfo: {

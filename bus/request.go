@@ -3,6 +3,7 @@ package bus
 import (
 	"fmt"
 	"strconv"
+	"strings"
 
 	"github.com/nats-io/nats.go"
 
@@ -45,6 +46,9 @@ func (s Subjects) DecodeCommand(op Op, subject string, header nats.Header, body 
 		}
 	}
 	if err != nil {
+		return kv.Command{}, err
+	}
+	if cmd.RequestID, err = parseHeader(&hs, idRequestID, parseRequestID); err != nil {
 		return kv.Command{}, err
 	}
 	cmd.Trace = hs.trace()
@@ -199,6 +203,13 @@ func parseFlag(s string) (bool, error) {
 	default:
 		return false, fmt.Errorf("%q is neither true nor false", clip(s))
 	}
+}
+
+func parseRequestID(s string) (string, error) {
+	if s == "" || len(s) > kv.MaxRequestIDLength || !isPrintable(s) || strings.Contains(s, " ") {
+		return "", fmt.Errorf("%q is not 1 to %d characters of printable ASCII without spaces", clip(s), kv.MaxRequestIDLength)
+	}
+	return s, nil
 }
 
 func parseLimit(s string) (int, error) {

@@ -52,6 +52,9 @@ func (s Subjects) EncodeCommand(cmd kv.Command) (*nats.Msg, error) {
 	case kv.ExpectRevision:
 		m.Header.Set(HeaderExpectedRevision, strconv.FormatUint(cmd.Expect.Revision, 10))
 	}
+	if cmd.RequestID != "" {
+		m.Header.Set(HeaderRequestID, cmd.RequestID)
+	}
 	if t := cmd.Trace; t != nil && validTraceParent(t.Parent) {
 		m.Header.Set(HeaderTraceParent, t.Parent)
 		if validTraceState(t.State) {

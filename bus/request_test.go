@@ -61,6 +61,12 @@ func TestDecodeCommand(t *testing.T) {
 		{OpIncrement, h("KV-TTL", "60", "KV-Keep-TTL", "true"), "-5", kv.Command{Delta: -5, TTL: time.Minute, KeepTTL: true}},
 		{OpDelete, nil, "ignored", kv.Command{}},
 		{OpDelete, h("KV-Expected-Revision", "7", "KV-TTL", "x"), "", kv.Command{Expect: kv.IfRevision(7)}},
+		{OpSet, h("kv-request-id", " !a~ "), "v", kv.Command{Value: "v", RequestID: "!a~"}},
+		{OpCompareAndSwap, h("KV-Request-Id", "1"), "v", kv.Command{Value: "v", Expect: kv.IfAbsent(), RequestID: "1"}},
+		{OpIncrement, h("KV-Request-Id", strings.Repeat("x", 128)), "", kv.Command{Delta: 1, RequestID: strings.Repeat("x", 128)}},
+		{OpDelete, h("KV-Request-Id", "1"), "", kv.Command{RequestID: "1"}},
+		{OpTouch, h("KV-Request-Id", "1"), "90", kv.Command{TTL: 90 * time.Second, RequestID: "1"}},
+		{OpClear, h("KV-Request-Id", "1"), "", kv.Command{RequestID: "1"}},
 		{OpTouch, nil, "90s", kv.Command{TTL: 90 * time.Second}},
 		{OpTouch, nil, "90", kv.Command{TTL: 90 * time.Second}},
 		{OpTouch, h("KV-TTL", "1s"), "never", kv.Command{}},
@@ -109,6 +115,12 @@ func TestDecodeCommandRefuses(t *testing.T) {
 		{OpCompareAndSwap, h("KV-Expected-Length", "18446744073709551615"), "v", "KV-Expected-Length"},
 		{OpIncrement, h("KV-Expected-Revision", "1"), "", "KV-Expected-Revision"},
 		{OpIncrement, nil, "1.5", "body"},
+		{OpIncrement, h("KV-Request-Id", ""), "", "KV-Request-Id"},
+		{OpSet, h("KV-Request-Id", "a b"), "", "KV-Request-Id"},
+		{OpSet, h("KV-Request-Id", "ä"), "", "KV-Request-Id"},
+		{OpSet, h("KV-Request-Id", "a\x7f"), "", "KV-Request-Id"},
+		{OpDelete, h("KV-Request-Id", strings.Repeat("x", 129)), "", "KV-Request-Id"},
+		{OpClear, h("KV-Request-Id", "1", "kv-request-id", "1"), "", "KV-Request-Id"},
 		{OpTouch, h("KV-Expected", "1"), "1s", "KV-Expected"},
 		{OpTouch, nil, "", "body"},
 		{OpTouch, nil, "90s\n", "body"},
@@ -247,6 +259,11 @@ func commands() []kv.Command {
 		{Op: kv.OpTouch, Key: "a"},
 		{Op: kv.OpClear},
 		{Op: kv.OpClear, Key: "user."},
+		{Op: kv.OpSet, Key: "a", Value: "v", RequestID: "!\"~", Trace: trace},
+		{Op: kv.OpIncrement, Key: "a", Delta: 1, RequestID: strings.Repeat("i", kv.MaxRequestIDLength)},
+		{Op: kv.OpDelete, Key: "a", RequestID: "1"},
+		{Op: kv.OpTouch, Key: "a", RequestID: "1"},
+		{Op: kv.OpClear, RequestID: "1"},
 	}
 }
 
@@ -279,6 +296,7 @@ func TestEncodeCommandRefuses(t *testing.T) {
 		{kv.Command{Op: kv.OpSet, Key: "a", TTL: -1}, kv.ErrInvalidArgument},
 		{kv.Command{Op: kv.OpSet, Key: "a", Expect: kv.IfValue("x")}, kv.ErrInvalidArgument},
 		{kv.Command{Op: kv.OpCompareAndSwap, Key: "a"}, kv.ErrInvalidArgument},
+		{kv.Command{Op: kv.OpSet, Key: "a", RequestID: "a b"}, kv.ErrInvalidArgument},
 	} {
 		if m, err := s.EncodeCommand(tt.cmd); !errors.Is(err, tt.want) || m != nil {
 			t.Errorf("%+v: %v, want %v", tt.cmd, err, tt.want)

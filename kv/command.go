@@ -73,7 +73,13 @@ type Command struct {
 	Limits Limits
 	// Trace is carried on to the events of the command; it may be nil.
 	Trace *Trace
+	// RequestID makes a command on keys safe to repeat; see [Store.Do]. It is up
+	// to [MaxRequestIDLength] characters of ASCII from '!' to '~'; empty for none.
+	RequestID string
 }
+
+// MaxRequestIDLength is the length of the longest [Command.RequestID], in bytes.
+const MaxRequestIDLength = 128
 
 // An ExpectKind says what an [Expectation] compares.
 type ExpectKind uint8
@@ -168,6 +174,24 @@ func (c *Command) ValidateArguments() error {
 	default:
 		if kind != ExpectAny {
 			return fmt.Errorf("%w: %v takes no expectation", ErrInvalidArgument, c.Op)
+		}
+	}
+	if c.RequestID == "" {
+		return nil
+	}
+	return c.validateRequestID()
+}
+
+func (c *Command) validateRequestID() error {
+	if !c.Op.OnKey() && c.Op != OpClear {
+		return fmt.Errorf("%w: %v takes no request id", ErrInvalidArgument, c.Op)
+	}
+	if n := len(c.RequestID); n > MaxRequestIDLength {
+		return fmt.Errorf("%w: a request id of %d bytes; it has at most %d", ErrInvalidArgument, n, MaxRequestIDLength)
+	}
+	for i := range len(c.RequestID) {
+		if b := c.RequestID[i]; b <= ' ' || b > '~' {
+			return fmt.Errorf("%w: request id %q; it is printable ASCII without spaces", ErrInvalidArgument, c.RequestID)
 		}
 	}
 	return nil

@@ -3,6 +3,7 @@ package kv_test
 import (
 	"errors"
 	"math"
+	"strings"
 	"testing"
 
 	"kvbus/kv"
@@ -41,6 +42,17 @@ func TestCommandValidate(t *testing.T) {
 		{"limits", kv.Command{Op: kv.OpSetLimits, Limits: kv.DefaultLimits()}, nil},
 		{"bad limits", kv.Command{Op: kv.OpSetLimits, Limits: kv.Limits{MaxKeys: -1}}, kv.ErrInvalidArgument},
 		{"sweep", kv.Command{Op: kv.OpSweep}, nil},
+		{"set with a request id", kv.Command{Op: kv.OpSet, Key: "k", RequestID: "!~"}, nil},
+		{"touch with the longest request id", kv.Command{Op: kv.OpTouch, Key: "k", RequestID: strings.Repeat("x", kv.MaxRequestIDLength)}, nil},
+		{"clear with a request id", kv.Command{Op: kv.OpClear, RequestID: "1"}, nil},
+		{"delete with a long request id", kv.Command{Op: kv.OpDelete, Key: "k", RequestID: strings.Repeat("x", kv.MaxRequestIDLength+1)}, kv.ErrInvalidArgument},
+		{"set with a space in the request id", kv.Command{Op: kv.OpSet, Key: "k", RequestID: "a b"}, kv.ErrInvalidArgument},
+		{"set with a control character in the request id", kv.Command{Op: kv.OpSet, Key: "k", RequestID: "a\x7f"}, kv.ErrInvalidArgument},
+		{"set with more than ASCII in the request id", kv.Command{Op: kv.OpSet, Key: "k", RequestID: "ä"}, kv.ErrInvalidArgument},
+		{"sweep with a request id", kv.Command{Op: kv.OpSweep, RequestID: "1"}, kv.ErrInvalidArgument},
+		{"limits with a request id", kv.Command{Op: kv.OpSetLimits, RequestID: "1"}, kv.ErrInvalidArgument},
+		{"bad count of request ids", kv.Command{Op: kv.OpSetLimits, Limits: kv.Limits{MaxRequestIDs: -1}}, kv.ErrInvalidArgument},
+		{"bad age of request ids", kv.Command{Op: kv.OpSetLimits, Limits: kv.Limits{MaxRequestAge: -1}}, kv.ErrInvalidArgument},
 		{"nothing", kv.Command{}, kv.ErrInvalidArgument},
 		{"an unknown operation", kv.Command{Op: kv.OpSweep + 1}, kv.ErrInvalidArgument},
 	} {

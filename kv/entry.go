@@ -93,7 +93,7 @@ type Trace struct {
 	Parent, State string
 }
 
-// Limits bound a store. Zero means no limit.
+// Limits bound a store. Zero means no limit, where nothing else is said.
 type Limits struct {
 	// MaxKeys is the number of live keys; a write beyond it fails only if it
 	// would add a key.
@@ -103,6 +103,32 @@ type Limits struct {
 	// MaxBytes is the sum of the sizes of all live keys and values; a write
 	// beyond it fails only if it would add to the sum.
 	MaxBytes int64 `json:"max_bytes"`
+	// MaxRequestIDs is the number of the latest outcomes of commands with a
+	// [Command.RequestID] that are remembered, and MaxRequestAge for how long
+	// each is, in nanoseconds. Here, zero means [DefaultRequestIDs] and
+	// [DefaultRequestAge].
+	MaxRequestIDs int64         `json:"max_request_ids"`
+	MaxRequestAge time.Duration `json:"max_request_age"`
+}
+
+// The window in which a command with a request id can be repeated, where the
+// limits set no other.
+const (
+	DefaultRequestIDs = 65_536
+	DefaultRequestAge = 2 * time.Minute
+)
+
+// RequestWindow returns MaxRequestIDs and MaxRequestAge, or the defaults in
+// their place.
+func (l Limits) RequestWindow() (ids int64, age time.Duration) {
+	ids, age = l.MaxRequestIDs, l.MaxRequestAge
+	if ids == 0 {
+		ids = DefaultRequestIDs
+	}
+	if age == 0 {
+		age = DefaultRequestAge
+	}
+	return ids, age
 }
 
 // DefaultLimits are the limits of a store for which none were set: 10,000 keys
@@ -116,9 +142,9 @@ func (l Limits) Validate() error {
 	for _, limit := range []struct {
 		name  string
 		value int64
-	}{{"max_keys", l.MaxKeys}, {"max_value_size", l.MaxValueSize}, {"max_bytes", l.MaxBytes}} {
+	}{{"max_keys", l.MaxKeys}, {"max_value_size", l.MaxValueSize}, {"max_bytes", l.MaxBytes}, {"max_request_ids", l.MaxRequestIDs}, {"max_request_age", int64(l.MaxRequestAge)}} {
 		if limit.value < 0 {
-			return fmt.Errorf("%w: limit %s is %d; it is 0 (no limit) or more", ErrInvalidArgument, limit.name, limit.value)
+			return fmt.Errorf("%w: limit %s is %d; it is 0 or more", ErrInvalidArgument, limit.name, limit.value)
 		}
 	}
 	return nil

@@ -43,6 +43,16 @@ func AtRevision(revision uint64) WriteOption {
 	return func(c *Command) { c.Expect = IfRevision(revision) }
 }
 
+// WithRequestID makes the write safe to repeat with the same id; see [Store.Do].
+// An empty id is refused.
+func WithRequestID(id string) WriteOption {
+	return func(c *Command) {
+		if c.RequestID = id; id == "" {
+			c.RequestID = " " // the command is refused; empty would mean none
+		}
+	}
+}
+
 func (h Handle) do(ctx context.Context, cmd Command, opts []WriteOption) (Result, error) {
 	for _, opt := range opts {
 		opt(&cmd)

@@ -50,6 +50,14 @@ func TestHandleCommands(t *testing.T) {
 			},
 			uint64(7),
 		},
+		{
+			kv.Command{Op: kv.OpSet, Key: "k", RequestID: "1"},
+			func() (any, error) { return h.Set(ctx, "k", "", kv.WithRequestID("1")) }, uint64(7),
+		},
+		{
+			kv.Command{Op: kv.OpDelete, Key: "k", RequestID: " "},
+			func() (any, error) { return h.Delete(ctx, "k", kv.WithRequestID("")) }, true,
+		},
 		{kv.Command{Op: kv.OpSet, Key: "k", TTL: -1}, func() (any, error) { return h.Set(ctx, "k", "", kv.WithTTL(0)) }, uint64(7)},
 		{kv.Command{Op: kv.OpIncrement, Key: "k", Delta: -2}, func() (any, error) { return h.Increment(ctx, "k", -2) }, int64(5)},
 		{kv.Command{Op: kv.OpDelete, Key: "k"}, func() (any, error) { return h.Delete(ctx, "k") }, true},

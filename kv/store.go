@@ -20,6 +20,17 @@ type Store interface {
 	// [ErrConflict] if a set or a delete expects another revision; the store is
 	// then as it was. A store that can't change its limits or sweep on demand
 	// answers those two with [errors.ErrUnsupported].
+	//
+	// A command with a RequestID is carried out once. The store remembers what
+	// came of it, for its operation and key, and answers each later command with
+	// the same operation, key and id so, without another event, whatever has
+	// happened to the key since: the same result, or an error that is the same
+	// of [ErrConflict], [ErrNotANumber], [ErrValueTooLarge] and
+	// [ErrQuotaExceeded]. If anything else but the trace is another in the later
+	// command, it fails with [ErrInvalidArgument] and nothing is done. Outcomes
+	// are forgotten as [Limits] say; errors other than those four are not
+	// remembered. A store that can't remember answers every command with a
+	// RequestID with [errors.ErrUnsupported].
 	Do(ctx context.Context, cmd Command) (Result, error)
 
 	// Get returns the live entry of key. It fails with [ErrNotFound] if there is
