@@ -59,9 +59,14 @@ func writeFlags(b *strings.Builder, flags *pflag.FlagSet) {
 	}
 	b.WriteString("\nWithout a flag, in the file or the environment only:\n")
 	for _, s := range config.Settings() {
-		if s.Flag == "" {
-			fmt.Fprintf(b, "  %s, %s\n      %s (default %s)\n", s.Path, s.Env, s.Usage, s.Default)
+		if s.Flag != "" {
+			continue
 		}
+		fmt.Fprintf(b, "  %s, %s\n      %s", s.Path, s.Env, s.Usage)
+		if s.Default != "" {
+			fmt.Fprintf(b, " (default %s)", s.Default)
+		}
+		b.WriteByte('\n')
 	}
 }
 

@@ -144,6 +144,9 @@ func TestHelpNamesEverySetting(t *testing.T) {
 			if !strings.Contains(help, want) {
 				t.Errorf("kvbus %s --help has no %q", command, want)
 			}
+			if want := s.Usage + " (default " + s.Default + ")\n"; s.Flag == "" && strings.Contains(help, want) != (s.Default != "") {
+				t.Errorf("kvbus %s --help tells the default %q of %s wrongly", command, s.Default, s.Path)
+			}
 		}
 		for _, want := range []string{"\nGeneral:\n", "\nNATS:\n", "\nStore:\n", "\nFlags:\n", "--config file ", "Examples:\n"} {
 			if strings.Count(help, want) != 1 {
