@@ -76,13 +76,3 @@ func TestReadmeAccessControl(t *testing.T) {
 	}
 	expectParts(t, viewer("kv.info", ""), `"revision":1`)
 }
-
-func TestReadmeSettings(t *testing.T) {
-	t.Parallel()
-	reference := launch(t, nil, "kvbus", "config", "--reference")
-	reference.expectExit(t, 0)
-	table := reference.stdout.String()
-	if !strings.Contains(readDocument(t, "README.md"), table) {
-		t.Errorf("the table of settings in README.md is not what kvbus config --reference prints:\n%s", table)
-	}
-}
