@@ -1,0 +1,152 @@
+package service_test
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/micro"
+
+	"kvbus/bus"
+	"kvbus/bus/bustest"
+	"kvbus/kv"
+	"kvbus/kv/memory"
+	"kvbus/service"
+)
+
+const patience = 10 * time.Second
+
+// startService serves a new memory store on a connection of its own.
+func startService(tb testing.TB, s *server.Server, storeOpts memory.Options, opts service.Options) (*service.Service, *memory.Store) {
+	tb.Helper()
+	store := memory.New(storeOpts)
+	tb.Cleanup(func() { store.Close() })
+	if opts.ClaimWait == 0 {
+		opts.ClaimWait = time.Millisecond
+	}
+	nc := bustest.Connect(tb, s, nats.InProcessServer(s))
+	svc, err := service.Start(tb.Context(), nc, store, opts)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return svc, store
+}
+
+func request(t *testing.T, nc *nats.Conn, subject, body string, headers ...string) *nats.Msg {
+	t.Helper()
+	m := nats.NewMsg(subject)
+	m.Data = []byte(body)
+	for i := 0; i < len(headers); i += 2 {
+		m.Header.Set(headers[i], headers[i+1])
+	}
+	answer, err := nc.RequestMsg(m, patience)
+	if err != nil {
+		t.Fatalf("%s: %v", subject, err)
+	}
+	return answer
+}
+
+// expect makes a request and compares the body of the answer, or "!" and the
+// name of the error.
+func expect(t *testing.T, nc *nats.Conn, subject, body, want string, headers ...string) *nats.Msg {
+	t.Helper()
+	m := request(t, nc, subject, body, headers...)
+	got := string(m.Data)
+	if name := m.Header.Get(bus.HeaderError); name != "" {
+		got = "!" + name
+	}
+	if got != want {
+		t.Errorf("%s %q %q answers %q, want %q", subject, body, headers, got, want)
+	}
+	return m
+}
+
+// stream makes a request that is answered by many messages, up to the last.
+func stream(t *testing.T, nc *nats.Conn, subject string, headers ...string) []*nats.Msg {
+	t.Helper()
+	m := nats.NewMsg(subject)
+	m.Reply = nc.NewRespInbox()
+	for i := 0; i < len(headers); i += 2 {
+		m.Header.Set(headers[i], headers[i+1])
+	}
+	sub, err := nc.SubscribeSync(m.Reply)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sub.Unsubscribe()
+	if err := nc.PublishMsg(m); err != nil {
+		t.Fatal(err)
+	}
+	var answers []*nats.Msg
+	for {
+		answer, err := sub.NextMsg(patience)
+		if err != nil {
+			t.Fatalf("%s after %d answers: %v", subject, len(answers), err)
+		}
+		answers = append(answers, answer)
+		if answer.Header.Get(bus.HeaderEnd) != "" || answer.Header.Get(bus.HeaderError) != "" {
+			return answers
+		}
+	}
+}
+
+// rawPublish writes protocol lines as they are.
+func rawPublish(t *testing.T, s *server.Server, lines string) {
+	t.Helper()
+	conn, err := net.Dial("tcp", s.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	if _, err := fmt.Fprintf(conn, "CONNECT {\"verbose\":false,\"headers\":true}\r\n%s", lines); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A gated store holds back commands until the gate is opened; reads of the key
+// "panic" panic.
+type gated struct {
+	kv.Store
+	entered chan string
+	gate    chan struct{}
+}
+
+func (g *gated) Do(ctx context.Context, cmd kv.Command) (kv.Result, error) {
+	g.entered <- cmd.Key
+	<-g.gate
+	return g.Store.Do(ctx, cmd)
+}
+
+func (g *gated) Get(ctx context.Context, key string, opts kv.ReadOptions) (kv.Entry, error) {
+	if key == "panic" {
+		panic("as the test wants")
+	}
+	return g.Store.Get(ctx, key, opts)
+}
+
+func startGated(t *testing.T, s *server.Server, opts service.Options) (*service.Service, *gated) {
+	t.Helper()
+	g := &gated{Store: memory.New(memory.Options{}), entered: make(chan string, 1000), gate: make(chan struct{})}
+	t.Cleanup(func() { g.Close() })
+	opts.ClaimWait = time.Millisecond
+	svc, err := service.Start(t.Context(), bustest.Connect(t, s, nats.InProcessServer(s)), g, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return svc, g
+}
+
+func endpoint(t *testing.T, stats micro.Stats, name string) *micro.EndpointStats {
+	t.Helper()
+	for _, e := range stats.Endpoints {
+		if e.Name == name {
+			return e
+		}
+	}
+	t.Fatalf("no endpoint %s", name)
+	return nil
+}

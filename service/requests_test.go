@@ -1,0 +1,207 @@
+package service_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+
+	"kvbus/bus"
+	"kvbus/bus/bustest"
+	"kvbus/kv"
+	"kvbus/kv/memory"
+	"kvbus/service"
+)
+
+func TestOperations(t *testing.T) {
+	s := bustest.StartServer(t, server.Options{})
+	startService(t, s, memory.Options{}, service.Options{})
+	nc := bustest.Connect(t, s)
+
+	expect(t, nc, "kv.get.color", "", "!not_found")
+	set := expect(t, nc, "kv.set.color", "blue", "1")
+	if got := set.Header.Get(bus.HeaderRevision); got != "1" {
+		t.Errorf("set answers revision %q in its header", got)
+	}
+	expect(t, nc, "kv.get.color", "", "blue")
+	expect(t, nc, "kv.exists.color", "", "true")
+	expect(t, nc, "kv.exists.shape", "", "false")
+	expect(t, nc, "kv.ttl.color", "", "never")
+	expect(t, nc, "kv.ttl.shape", "", "!not_found")
+	expect(t, nc, "kv.touch.color", "1h", "true")
+	if m := request(t, nc, "kv.ttl.color", ""); !strings.HasPrefix(string(m.Data), "59m59.") {
+		t.Errorf("an hour left is told as %q", m.Data)
+	}
+	expect(t, nc, "kv.touch.shape", "1h", "false")
+	expect(t, nc, "kv.cas.color", "red", "false")
+	expect(t, nc, "kv.cas.color", "red", "true", "KV-Expected", "blue")
+	expect(t, nc, "kv.cas.color", "redgreen", "true", "KV-Expected-Length", "3")
+	expect(t, nc, "kv.get.color", "", "green")
+	conflict := expect(t, nc, "kv.set.color", "x", "!conflict", "KV-Expected-Revision", "1")
+	if got := conflict.Header.Get(bus.HeaderRevision); got != "4" {
+		t.Errorf("a conflict tells revision %q, want 4", got)
+	}
+	expect(t, nc, "kv.incr.hits", "", "1")
+	expect(t, nc, "kv.incr.hits", "41", "42")
+	expect(t, nc, "kv.incr.color", "", "!not_a_number")
+	expect(t, nc, "kv.incr.hits", "many", "!invalid_argument")
+	expect(t, nc, "kv.set.a.=.b", "x", "7")
+	keys := expect(t, nc, "kv.keys", "", "a..b\ncolor\nhits")
+	if got := keys.Header.Get(bus.HeaderCount); got != "3" {
+		t.Errorf("three keys are counted as %q", got)
+	}
+	expect(t, nc, "kv.keys.co", "", "color")
+	expect(t, nc, "kv.delete.color", "", "true")
+	expect(t, nc, "kv.delete.color", "", "false")
+	expect(t, nc, "kv.clear.h", "", "1")
+	expect(t, nc, "kv.clear", "", "1")
+	expect(t, nc, "kv.keys", "", "")
+
+	var info bus.Info
+	if err := json.Unmarshal(request(t, nc, "kv.info", "").Data, &info); err != nil {
+		t.Fatal(err)
+	}
+	if info.Store != "memory" || info.Revision != 10 || info.Keys != 0 || info.MaxValueSize == 0 || info.Prefix != "kv" {
+		t.Errorf("the info is %+v", info)
+	}
+}
+
+func TestStreams(t *testing.T) {
+	s := bustest.StartServer(t, server.Options{})
+	startService(t, s, memory.Options{}, service.Options{})
+	nc := bustest.Connect(t, s)
+	for i := range 5 {
+		expect(t, nc, fmt.Sprint("kv.set.k", i), fmt.Sprint("v", i), fmt.Sprint(i+1))
+	}
+	show := func(answers []*nats.Msg) string {
+		var b strings.Builder
+		for _, m := range answers {
+			fmt.Fprintf(&b, "%s%s=%s@%s ", m.Header.Get(bus.HeaderOperation), m.Header.Get(bus.HeaderKey), m.Data, m.Header.Get(bus.HeaderRevision))
+		}
+		return b.String()
+	}
+	if got, want := show(stream(t, nc, "kv.scan")), "k0=v0@1 k1=v1@2 k2=v2@3 k3=v3@4 k4=v4@5 =@5 "; got != want {
+		t.Errorf("scan answers %s, want %s", got, want)
+	}
+	first := stream(t, nc, "kv.scan.k", "KV-Limit", "3")
+	if got, want := show(first), "k0=v0@1 k1=v1@2 k2=v2@3 =@5 "; got != want {
+		t.Errorf("the first page is %s, want %s", got, want)
+	}
+	rest := stream(t, nc, "kv.scan.k", "KV-Limit", "3", "KV-Cursor", first[3].Header.Get(bus.HeaderCursor))
+	if got, want := show(rest), "k3=v3@4 k4=v4@5 =@5 "; got != want || rest[2].Header.Get(bus.HeaderCursor) != "" {
+		t.Errorf("the second page is %s, want %s", got, want)
+	}
+	if got, want := show(stream(t, nc, "kv.replay", "KV-From-Revision", "3")), "SETk3=v3@4 SETk4=v4@5 =@5 "; got != want {
+		t.Errorf("replay answers %s, want %s", got, want)
+	}
+	compacted := stream(t, nc, "kv.replay", "KV-From-Revision", "9")
+	if got := compacted[0].Header.Get(bus.HeaderError); got != "compacted" {
+		t.Errorf("a replay from the future answers %q", got)
+	}
+}
+
+// All keys are listed, page by page, however little a message carries.
+func TestKeysInSmallMessages(t *testing.T) {
+	s := bustest.StartServer(t, server.Options{MaxPayload: 6 << 10})
+	_, store := startService(t, s, memory.Options{}, service.Options{})
+	nc := bustest.Connect(t, s)
+	var want []string
+	for i := range 1000 {
+		key := fmt.Sprintf("%03d%s", i, strings.Repeat("k", i%5))
+		want = append(want, key)
+		if _, err := kv.Of(store).Set(t.Context(), key, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var got []string
+	cursor := ""
+	for pages := 1; ; pages++ {
+		headers := []string{}
+		if cursor != "" {
+			headers = []string{"KV-Cursor", cursor}
+		}
+		m := request(t, nc, "kv.keys", "", headers...)
+		got = append(got, strings.Split(string(m.Data), "\n")...)
+		if cursor = m.Header.Get(bus.HeaderCursor); cursor == "" {
+			if pages < 3 {
+				t.Errorf("all keys came in %d pages of at most 6 KiB", pages)
+			}
+			break
+		}
+	}
+	if fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("the pages have %d keys, want %d in order", len(got), len(want))
+	}
+}
+
+func TestWithoutReplySubject(t *testing.T) {
+	s := bustest.StartServer(t, server.Options{})
+	_, store := startService(t, s, memory.Options{}, service.Options{})
+	nc := bustest.Connect(t, s)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	events := store.Watch(ctx, kv.WatchOptions{})
+	if err := nc.Publish("kv.set.color", []byte("blue")); err != nil {
+		t.Fatal(err)
+	}
+	for event, err := range events {
+		if err != nil || event.Key != "color" || event.Value != "blue" {
+			t.Fatalf("the event is %+v, %v", event, err)
+		}
+		return
+	}
+}
+
+// Headers that the client library can't read must not be taken for none.
+func TestBrokenHeaders(t *testing.T) {
+	s := bustest.StartServer(t, server.Options{})
+	_, store := startService(t, s, memory.Options{}, service.Options{})
+	nc := bustest.Connect(t, s)
+	answers, err := nc.SubscribeSync("answers")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := nc.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	header := "NATS/1.0\r\nKV-Expected-Revision 7\r\n\r\n" // no colon
+	rawPublish(t, s, fmt.Sprintf("HPUB kv.set.color answers %d %d\r\n%sblue\r\n", len(header), len(header)+4, header))
+	m, err := answers.NextMsg(patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := m.Header.Get(bus.HeaderError); got != "invalid_argument" {
+		t.Errorf("broken headers are answered by %q %q", got, m.Data)
+	}
+	if _, err := kv.Of(store).Get(t.Context(), "color"); !errors.Is(err, kv.ErrNotFound) {
+		t.Errorf("the request was carried out without its headers: %v", err)
+	}
+}
+
+// Literal wildcards in a subject reach the service; they are no keys.
+func TestWildcardsInSubjects(t *testing.T) {
+	s := bustest.StartServer(t, server.Options{})
+	startService(t, s, memory.Options{}, service.Options{})
+	nc := bustest.Connect(t, s)
+	for _, subject := range []string{"kv.set.*", "kv.set.a.>", "kv.clear.*", "kv.keys.>"} {
+		expect(t, nc, subject, "x", "!invalid_key")
+	}
+}
+
+func TestPanic(t *testing.T) {
+	s := bustest.StartServer(t, server.Options{})
+	svc, g := startGated(t, s, service.Options{})
+	close(g.gate)
+	nc := bustest.Connect(t, s)
+	expect(t, nc, "kv.get.panic", "", "!internal")
+	expect(t, nc, "kv.set.color", "blue", "1")
+	expect(t, nc, "kv.get.color", "", "blue")
+	if get := endpoint(t, svc.Stats(), "get"); get.NumErrors != 1 || get.NumRequests != 2 {
+		t.Errorf("the statistics are %+v", get)
+	}
+}

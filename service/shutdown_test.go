@@ -1,0 +1,76 @@
+package service_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+
+	"kvbus/bus/bustest"
+	"kvbus/service"
+)
+
+func TestStopAnswersWhatWasTaken(t *testing.T) {
+	s := bustest.StartServer(t, server.Options{})
+	svc, g := startGated(t, s, service.Options{})
+	nc := bustest.Connect(t, s)
+	inbox := nc.NewRespInbox()
+	answers, err := nc.SubscribeSync(inbox)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const requests = 100
+	for i := range requests {
+		if err := nc.PublishRequest(fmt.Sprint("kv.set.k", i), inbox, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := nc.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	<-g.entered // the requests have reached the service
+	var stopped sync.WaitGroup
+	stopped.Go(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		if err := svc.Stop(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	close(g.gate)
+	stopped.Wait()
+	for i := range requests {
+		m, err := answers.NextMsg(patience)
+		if err != nil {
+			t.Fatalf("answer %d: %v", i, err)
+		}
+		if got := string(m.Data); got != strconv.Itoa(i+1) {
+			t.Fatalf("answer %d is %q: not in order", i, got)
+		}
+	}
+	if _, err := nc.Request("kv.get.k1", nil, patience); !errors.Is(err, nats.ErrNoResponders) {
+		t.Errorf("after the stop: %v", err)
+	}
+}
+
+func TestStopGivesUpInTime(t *testing.T) {
+	s := bustest.StartServer(t, server.Options{})
+	svc, g := startGated(t, s, service.Options{})
+	defer close(g.gate)
+	nc := bustest.Connect(t, s)
+	if err := nc.Publish("kv.set.k", nil); err != nil {
+		t.Fatal(err)
+	}
+	<-g.entered
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
+	defer cancel()
+	if err := svc.Stop(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a stop that can't end returns %v", err)
+	}
+}
