@@ -28,7 +28,15 @@ func (m *Machine) Apply(now int64, cmd *kv.Command) (kv.Result, error) {
 	if n != nil && n.current.Load() == nil {
 		n = nil // it expired just now
 	}
+	if cmd.RequestID != "" {
+		return m.applyOnce(cmd, n)
+	}
+	return m.do(cmd, n, expired)
+}
 
+// do carries out a command that is valid, on the node of its key, nil where
+// there is none. Expired is how many keys have expired just before.
+func (m *Machine) do(cmd *kv.Command, n *node, expired int) (kv.Result, error) {
 	switch cmd.Op {
 	case kv.OpSet, kv.OpCompareAndSwap, kv.OpIncrement:
 		return m.write(cmd, n)
@@ -40,6 +48,7 @@ func (m *Machine) Apply(now int64, cmd *kv.Command) (kv.Result, error) {
 		return m.clear(cmd), nil
 	case kv.OpSetLimits:
 		m.limits = cmd.Limits
+		m.requests.forget(&m.limits, m.now)
 		return kv.Result{Applied: true}, nil
 	case kv.OpSweep:
 		return kv.Result{Applied: true, Number: int64(expired)}, nil
@@ -48,9 +57,13 @@ func (m *Machine) Apply(now int64, cmd *kv.Command) (kv.Result, error) {
 }
 
 // Expire moves the time on to now, removes every entry whose deadline is not
-// after it, and returns how many those were.
+// after it, and returns how many those were. It forgets the outcomes of requests
+// that are too old by then.
 func (m *Machine) Expire(now int64) int {
 	m.now = max(m.now, now)
+	if m.requests.list.count > 0 {
+		m.requests.forget(&m.limits, m.now)
+	}
 	expired := 0
 	for {
 		n := m.deadlines.due(m.now)

@@ -29,12 +29,14 @@ type Options struct {
 }
 
 // A Machine is the state: live entries, their deadlines, counts, limits, the
-// revision, and the ring of recent events.
+// revision, the outcomes of commands with request ids, and the ring of recent
+// events.
 type Machine struct {
 	table     table
 	index     btree.Map[string, *node]
 	deadlines deadlines
 	ring      ring
+	requests  requests
 	views     []*View
 
 	limits   kv.Limits

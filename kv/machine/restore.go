@@ -7,8 +7,8 @@ import (
 	"kvbus/kv"
 )
 
-// A State is what a machine is at one moment, without its entries and without
-// its ring of events.
+// A State is what a machine is at one moment, without its entries, its
+// remembered requests and its ring of events.
 type State struct {
 	Revision uint64
 	Time     int64 // Unix nanoseconds
@@ -31,14 +31,18 @@ func (v *View) All() iter.Seq[kv.Entry] {
 	}
 }
 
-// Restore returns a machine with that state and those entries, sorted by the
-// bytes of their keys. Its ring is empty; the limits of opts don't count. It
-// fails with the first error of entries, or if they are not as the state says.
-func Restore(opts Options, state State, entries iter.Seq2[kv.Entry, error]) (*Machine, error) {
+// Restore returns a machine with that state, those requests in the order of
+// their commands, and those entries, sorted by the bytes of their keys. Its ring
+// is empty; the limits of opts don't count. It fails with the first error of
+// entries, or if they or the requests can't be of that state.
+func Restore(opts Options, state State, requests []Request, entries iter.Seq2[kv.Entry, error]) (*Machine, error) {
 	opts.Limits = state.Limits
 	m := New(opts)
 	m.revision.Store(state.Revision)
 	m.now = state.Time
+	if err := m.restoreRequests(requests); err != nil {
+		return nil, err
+	}
 	last := ""
 	for entry, err := range entries {
 		if err != nil {
@@ -64,4 +68,20 @@ func Restore(opts Options, state State, entries iter.Seq2[kv.Entry, error]) (*Ma
 		return nil, fmt.Errorf("%d entries, %d were announced", m.keys, state.Keys)
 	}
 	return m, nil
+}
+
+func (m *Machine) restoreRequests(requests []Request) error {
+	for i, r := range requests {
+		switch {
+		case i > 0 && r.Time < requests[i-1].Time, r.Time > m.now:
+			return fmt.Errorf("request %d of %d is of another time", i+1, len(requests))
+		case m.requests.byID[r.ID] != nil:
+			return fmt.Errorf("request %d of %d is there twice", i+1, len(requests))
+		case !r.Failure.Valid():
+			return fmt.Errorf("request %d of %d has failure %d", i+1, len(requests), r.Failure)
+		}
+		m.requests.add(r)
+	}
+	m.requests.forget(&m.limits, m.now)
+	return nil
 }

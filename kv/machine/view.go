@@ -19,6 +19,7 @@ type View struct {
 	time     int64
 	limits   kv.Limits
 	index    *btree.Map[string, *node]
+	requests requestList
 	closed   atomic.Bool
 
 	mu   sync.Mutex
@@ -33,6 +34,7 @@ func (m *Machine) View() *View {
 		time:     m.now,
 		limits:   m.limits,
 		index:    m.index.Copy(),
+		requests: m.requests.list,
 		kept:     make(map[*node]*version),
 	}
 	m.views = append(m.views, v)

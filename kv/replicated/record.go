@@ -40,12 +40,15 @@ import (
 //	  uint64 expect_revision = 9;
 //	  Limits limits = 10; // of OpSetLimits, which always has it, and of no other
 //	  Trace trace = 11;
+//	  bytes request_id = 12; // since version 2
 //	}
 //
 //	message Limits {
 //	  uint64 max_keys = 1;
 //	  uint64 max_value_size = 2;
 //	  uint64 max_bytes = 3;
+//	  uint64 max_request_ids = 4; // since version 2
+//	  uint64 max_request_age = 5; // since version 2, in nanoseconds
 //	}
 //
 //	message Trace {
@@ -53,10 +56,11 @@ import (
 //	  bytes state = 2;
 //	}
 //
-// Every batch has exactly one encoding, which is the only one that is decoded:
-// fields in the order of their numbers, zeros left out, numbers not padded. A
-// new field or operation needs a new version, because a worker that left out
-// what it does not know would come to another state than the others.
+// Every batch has exactly one encoding in a version, which is the only one that
+// is decoded: fields in the order of their numbers, zeros left out, numbers not
+// padded. A new field or operation needs a new version, because a worker that
+// left out what it does not know would come to another state than the others.
+// The last version is written, all are read.
 type batch struct {
 	Worker   string       // id of the worker's process, ASCII, up to 64 bytes
 	Number   uint64       // counts the worker's batches from 1
@@ -66,7 +70,7 @@ type batch struct {
 
 const (
 	recordMagic      = "kvbr"
-	recordVersion    = 1
+	recordVersion    = 2
 	recordHeaderSize = len(recordMagic) + 1 + 4
 
 	// recordOverhead is an upper bound of what a record has beside commands.
@@ -113,7 +117,7 @@ func sizeCommand(cmd *kv.Command) int {
 	if cmd.Trace != nil {
 		size += sizeMessage(sizeTrace(cmd.Trace))
 	}
-	return size
+	return size + sizeText(cmd.RequestID)
 }
 
 func appendCommand(dst []byte, cmd *kv.Command) []byte {
@@ -135,19 +139,22 @@ func appendCommand(dst []byte, cmd *kv.Command) []byte {
 		dst = appendText(dst, 1, cmd.Trace.Parent)
 		dst = appendText(dst, 2, cmd.Trace.State)
 	}
-	return dst
+	return appendText(dst, 12, cmd.RequestID)
 }
 
 func sizeTrace(t *kv.Trace) int { return sizeText(t.Parent) + sizeText(t.State) }
 
 func sizeLimits(l *kv.Limits) int {
-	return sizeNumber(uint64(l.MaxKeys)) + sizeNumber(uint64(l.MaxValueSize)) + sizeNumber(uint64(l.MaxBytes))
+	return sizeNumber(uint64(l.MaxKeys)) + sizeNumber(uint64(l.MaxValueSize)) + sizeNumber(uint64(l.MaxBytes)) +
+		sizeNumber(uint64(l.MaxRequestIDs)) + sizeNumber(uint64(l.MaxRequestAge))
 }
 
 func appendLimits(dst []byte, l *kv.Limits) []byte {
 	dst = appendNumber(dst, 1, uint64(l.MaxKeys))
 	dst = appendNumber(dst, 2, uint64(l.MaxValueSize))
-	return appendNumber(dst, 3, uint64(l.MaxBytes))
+	dst = appendNumber(dst, 3, uint64(l.MaxBytes))
+	dst = appendNumber(dst, 4, uint64(l.MaxRequestIDs))
+	return appendNumber(dst, 5, uint64(l.MaxRequestAge))
 }
 
 // decodeBatch decodes a record. It fails with [errRecord].
@@ -157,12 +164,12 @@ func appendLimits(dst []byte, l *kv.Limits) []byte {
 // the value that came with it, and would keep the memory of whatever it shared
 // an allocation with.
 func decodeBatch(data []byte) (batch, error) {
-	body, err := openRecord(data)
+	version, body, err := openRecord(data)
 	if err != nil {
 		return batch{}, fmt.Errorf("%w: %w", errRecord, err)
 	}
 	var b batch
-	f := fields{data: body, many: 4}
+	f := fields{data: body, version: version, many: 4}
 	for f.next() {
 		switch f.num {
 		case 1:
@@ -177,7 +184,7 @@ func decodeBatch(data []byte) (batch, error) {
 			}
 			b.Commands = append(b.Commands, kv.Command{})
 			n := len(b.Commands)
-			if err := decodeCommand(f.message(), &b.Commands[n-1]); err != nil {
+			if err := decodeCommand(f.inner(), &b.Commands[n-1]); err != nil {
 				f.fail("command %d: %w", n, err)
 			}
 		default:
@@ -190,22 +197,23 @@ func decodeBatch(data []byte) (batch, error) {
 	return b, nil
 }
 
-// openRecord checks what is around the message Batch, and returns that.
-func openRecord(data []byte) ([]byte, error) {
+// openRecord checks what is around the message Batch, and returns that and the
+// version of the format.
+func openRecord(data []byte) (version byte, body []byte, err error) {
 	if len(data) < recordHeaderSize {
-		return nil, fmt.Errorf("%d bytes are less than its header", len(data))
+		return 0, nil, fmt.Errorf("%d bytes are less than its header", len(data))
 	}
 	if magic := data[:len(recordMagic)]; string(magic) != recordMagic {
-		return nil, fmt.Errorf("it begins with %q instead of %q", magic, recordMagic)
+		return 0, nil, fmt.Errorf("it begins with %q instead of %q", magic, recordMagic)
 	}
-	if version := data[len(recordMagic)]; version != recordVersion {
-		return nil, fmt.Errorf("it has version %d of the format; this worker knows version %d", version, recordVersion)
+	if version = data[len(recordMagic)]; version == 0 || version > recordVersion {
+		return 0, nil, fmt.Errorf("it has version %d of the format; this worker knows versions 1 to %d", version, recordVersion)
 	}
-	body := data[recordHeaderSize:]
+	body = data[recordHeaderSize:]
 	if want, got := binary.LittleEndian.Uint32(data[recordHeaderSize-4:]), checksum(body); got != want {
-		return nil, fmt.Errorf("its checksum is %08x instead of %08x", got, want)
+		return 0, nil, fmt.Errorf("its checksum is %08x instead of %08x", got, want)
 	}
-	return body, nil
+	return version, body, nil
 }
 
 // countMessages returns how often the field that f is at comes in a row, so
@@ -221,8 +229,7 @@ func countMessages(f *fields) int {
 	return n
 }
 
-func decodeCommand(data []byte, cmd *kv.Command) error {
-	f := fields{data: data}
+func decodeCommand(f fields, cmd *kv.Command) error {
 	limits := false
 	for f.next() {
 		switch f.num {
@@ -249,6 +256,9 @@ func decodeCommand(data []byte, cmd *kv.Command) error {
 			cmd.Limits = f.limits()
 		case 11:
 			cmd.Trace = f.trace()
+		case 12:
+			f.since(2)
+			cmd.RequestID = f.text()
 		default:
 			f.unknown()
 		}
@@ -266,7 +276,7 @@ func decodeCommand(data []byte, cmd *kv.Command) error {
 // trace returns the value of a field that is a Trace.
 func (f *fields) trace() *kv.Trace {
 	var t kv.Trace
-	in := fields{data: f.message()}
+	in := f.inner()
 	for in.next() {
 		switch in.num {
 		case 1:
@@ -284,7 +294,7 @@ func (f *fields) trace() *kv.Trace {
 // limits returns the value of a field that is a Limits.
 func (f *fields) limits() kv.Limits {
 	var l kv.Limits
-	in := fields{data: f.message()}
+	in := f.inner()
 	for in.next() {
 		switch in.num {
 		case 1:
@@ -293,6 +303,12 @@ func (f *fields) limits() kv.Limits {
 			l.MaxValueSize = in.natural()
 		case 3:
 			l.MaxBytes = in.natural()
+		case 4:
+			in.since(2)
+			l.MaxRequestIDs = in.natural()
+		case 5:
+			in.since(2)
+			l.MaxRequestAge = time.Duration(in.natural())
 		default:
 			in.unknown()
 		}

@@ -18,7 +18,9 @@ type fields struct {
 	many protowire.Number // the field that may come more than once, 0 for none
 	num  protowire.Number // of the field that is being read
 	typ  protowire.Type
-	err  error
+	// version is that of the format of which the message is.
+	version byte
+	err     error
 }
 
 // next goes on to the next field; it is false at the end and at a fault.
@@ -80,6 +82,9 @@ func (f *fields) message() []byte {
 	return f.data[start:f.pos:f.pos]
 }
 
+// inner returns the fields of a field that is a message.
+func (f *fields) inner() fields { return fields{data: f.message(), version: f.version} }
+
 // text returns a copy of the value of a field that is a string.
 func (f *fields) text() string {
 	v := f.message()
@@ -110,6 +115,13 @@ func (f *fields) worker() string {
 
 // unknown is for a field that the message does not have.
 func (f *fields) unknown() { f.fail("unknown field %d", f.num) }
+
+// since is for a field that the message has since a version of the format.
+func (f *fields) since(version byte) {
+	if f.version < version {
+		f.unknown()
+	}
+}
 
 // finish is for the last field that a message may have.
 func (f *fields) finish() {

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"math"
 	"reflect"
 	"runtime"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
 
 	"pgregory.net/rapid"
 
@@ -19,6 +21,15 @@ import (
 
 // fullBatch has every field of every message.
 func fullBatch() batch {
+	b := fullBatch1()
+	b.Commands[0].RequestID = "!~"
+	b.Commands[1].RequestID = strings.Repeat("i", kv.MaxRequestIDLength)
+	b.Commands[7].Limits.MaxRequestIDs, b.Commands[7].Limits.MaxRequestAge = 1, math.MaxInt64
+	return b
+}
+
+// fullBatch1 has every field that version 1 has.
+func fullBatch1() batch {
 	return batch{Worker: "worker-1", Number: 300, Base: 298, Commands: []kv.Command{
 		{Op: kv.OpSet, Key: "größe", Value: "\x00\xff", TTL: time.Minute, KeepTTL: true,
 			Expect: kv.IfRevision(7), Trace: &kv.Trace{Parent: "00-ab-cd-01", State: "k=v"}},
@@ -34,9 +45,19 @@ func fullBatch() batch {
 	}}
 }
 
-// fullRecord is the record of fullBatch in version 1. It never changes: logs
-// that were written are in it.
+// fullRecord is the record of fullBatch in version 2, and fullRecord1 that of
+// fullBatch1 in version 1. They never change: logs that were written are in
+// them.
 const fullRecord = "" +
+	"6b766272028a27979f0a08776f726b65722d3110ac0218aa022234080112076772c3b6c39f651a0200ff2880b09dc2df" +
+	"013001380348075a120a0b30302d61622d63642d303112036b3d766202217e229201080212016b1a0176380242036f6c" +
+	"646280016969696969696969696969696969696969696969696969696969696969696969696969696969696969696969" +
+	"696969696969696969696969696969696969696969696969696969696969696969696969696969696969696969696969" +
+	"6969696969696969696969696969696969696969696969696969696969696969696969692209080212016b38015a0022" +
+	"07080312016e20052205080412016b2207080512016b280122020806221f0807521b080110800118ffffffffffffffff" +
+	"7f200128ffffffffffffffff7f22040807520022020808"
+
+const fullRecord1 = "" +
 	"6b76627201fb21bdd10a08776f726b65722d3110ac0218aa022230080112076772c3b6c39f651a0200ff2880b09dc2df" +
 	"013001380348075a120a0b30302d61622d63642d303112036b3d76220f080212016b1a0176380242036f6c6422090802" +
 	"12016b38015a002207080312016e20052205080412016b2207080512016b28012202080622130807520f080110800118" +
@@ -77,12 +98,14 @@ func TestRecordGolden(t *testing.T) {
 	if got := hex.EncodeToString(full.append(nil)); got != fullRecord {
 		t.Errorf("the format of version %d changed:\n%s", recordVersion, got)
 	}
-	data, err := hex.DecodeString(fullRecord)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got, err := decodeBatch(data); err != nil || !reflect.DeepEqual(got, full) {
-		t.Errorf("came back as %+v, %v", got, err)
+	for record, want := range map[string]batch{fullRecord: full, fullRecord1: fullBatch1()} {
+		data, err := hex.DecodeString(record)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := decodeBatch(data); err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("came back as %+v, %v", got, err)
+		}
 	}
 }
 
@@ -108,7 +131,13 @@ func command(t *rapid.T) kv.Command {
 			MaxKeys:      limit.Draw(t, "max keys"),
 			MaxValueSize: limit.Draw(t, "max value size"),
 			MaxBytes:     limit.Draw(t, "max bytes"),
+
+			MaxRequestIDs: limit.Draw(t, "max request ids"),
+			MaxRequestAge: time.Duration(limit.Draw(t, "max request age")),
 		}
+	}
+	if rapid.Bool().Draw(t, "repeatable") {
+		cmd.RequestID = text.Draw(t, "request id")
 	}
 	if rapid.Bool().Draw(t, "traced") {
 		cmd.Trace = &kv.Trace{Parent: text.Draw(t, "parent"), State: text.Draw(t, "state")}
@@ -191,8 +220,10 @@ func TestRecordDamage(t *testing.T) {
 }
 
 // sealed puts the header of a record before a body.
-func sealed(body string) []byte {
-	data := append([]byte(recordMagic), recordVersion)
+func sealed(body string) []byte { return sealedAs(recordVersion, body) }
+
+func sealedAs(version byte, body string) []byte {
+	data := append([]byte(recordMagic), version)
 	data = binary.LittleEndian.AppendUint32(data, checksum([]byte(body)))
 	return append(data, body...)
 }
@@ -226,14 +257,16 @@ func TestRecordStrict(t *testing.T) {
 		{"second command", "\x22\x02\x08\x08\x22\x00", "command 2: it has no operation"},
 		{"unknown operation", "\x22\x02\x08\x09", "command 1: field 1 is 9"},
 		{"operation beyond a byte", "\x22\x03\x08\x81\x02", "command 1: field 1 is 257"},
-		{"unknown field of a command", "\x22\x04\x08\x08\x60\x01", "command 1: unknown field 12"},
+		{"unknown field of a command", "\x22\x04\x08\x08\x68\x01", "command 1: unknown field 13"},
 		{"negative TTL", "\x22\x10\x08\x01\x12\x01k\x28\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", "field 5 is 18446744073709551615"},
 		{"boolean of 2", "\x22\x07\x08\x01\x12\x01k\x30\x02", "field 6 is 2"},
 		{"unknown expectation", "\x22\x07\x08\x01\x12\x01k\x38\x04", "field 7 is 4"},
 		{"limits of a sweep", "\x22\x04\x08\x08\x52\x00", "operation sweep, limits: true"},
 		{"no limits", "\x22\x02\x08\x07", "operation set-limits, limits: false"},
 		{"negative limit", "\x22\x0f\x08\x07\x52\x0b\x08\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", "command 1: limits: field 1"},
-		{"unknown limit", "\x22\x06\x08\x07\x52\x02\x20\x01", "command 1: limits: unknown field 4"},
+		{"unknown limit", "\x22\x06\x08\x07\x52\x02\x30\x01", "command 1: limits: unknown field 6"},
+		{"negative limit of request ids", "\x22\x0f\x08\x07\x52\x0b\x20\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", "command 1: limits: field 4"},
+		{"empty request id", "\x22\x04\x08\x08\x62\x00", "command 1: field 12 is empty"},
 		{"unknown field of a trace", "\x22\x06\x08\x08\x5a\x02\x18\x01", "command 1: trace: unknown field 3"},
 		{"trace beyond its command", "\x22\x04\x08\x08\x5a\x01", "command 1: field 11 is truncated"},
 	} {
@@ -244,10 +277,30 @@ func TestRecordStrict(t *testing.T) {
 	if _, err := decodeBatch(sealed("\x10\x01\x22\x02\x08\x08")); err != nil {
 		t.Errorf("a sound record: %v", err)
 	}
-	data := sealed("\x10\x01")
-	data[len(recordMagic)] = 7
-	if _, err := decodeBatch(data); !errors.Is(err, errRecord) || !strings.Contains(err.Error(), "version 7") {
-		t.Errorf("a record of version 7: %v", err)
+	for _, version := range []byte{0, recordVersion + 1, 255} {
+		if _, err := decodeBatch(sealedAs(version, "\x10\x01")); !errors.Is(err, errRecord) || !strings.Contains(err.Error(), fmt.Sprintf("version %d ", version)) {
+			t.Errorf("a record of version %d: %v", version, err)
+		}
+	}
+}
+
+// TestRecordVersions has records with what came with a version later than
+// theirs.
+func TestRecordVersions(t *testing.T) {
+	for _, tt := range []struct {
+		since      byte
+		body, want string
+	}{
+		{2, "\x22\x08\x08\x05\x12\x01k\x62\x01i", "command 1: unknown field 12"},
+		{2, "\x22\x06\x08\x07\x52\x02\x20\x01", "command 1: limits: unknown field 4"},
+		{2, "\x22\x06\x08\x07\x52\x02\x28\x01", "command 1: limits: unknown field 5"},
+	} {
+		if _, err := decodeBatch(sealedAs(tt.since, tt.body)); err != nil {
+			t.Errorf("%x in version %d: %v", tt.body, tt.since, err)
+		}
+		if _, err := decodeBatch(sealedAs(tt.since-1, tt.body)); !errors.Is(err, errRecord) || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%x in version %d: %v", tt.body, tt.since-1, err)
+		}
 	}
 }
 
@@ -255,7 +308,7 @@ func TestRecordStrict(t *testing.T) {
 func checkAllocation(t *testing.T, size int, f func()) {
 	// The smallest command has 4 bytes and becomes a kv.Command; one that turns
 	// out to be empty has 2. The rest is for the buffers of a reader.
-	limit := uint64(80*size + 1<<20)
+	limit := uint64(int(unsafe.Sizeof(kv.Command{}))/2*size + 1<<20)
 	var n uint64
 	for range 3 { // what else runs in the process counts too
 		var before, after runtime.MemStats
@@ -275,6 +328,7 @@ func FuzzDecodeBatch(f *testing.F) {
 	f.Add(data)
 	f.Add(data[recordHeaderSize:])
 	f.Add([]byte("\x10\x01\x22\x02\x08\x08"))
+	f.Add(sealedAs(1, "\x10\x01\x22\x02\x08\x08"))
 	f.Add([]byte(strings.Repeat("\x22\x00", 1000)))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		// As it is, and with the header that it would hardly find by chance.
@@ -288,8 +342,12 @@ func FuzzDecodeBatch(f *testing.F) {
 				}
 				continue
 			}
-			if again := b.append(nil); string(again) != string(data) {
+			again := b.append(nil)
+			if data[len(recordMagic)] == recordVersion && string(again) != string(data) {
 				t.Errorf("%x came back as %x", data, again)
+			}
+			if b2, err := decodeBatch(again); err != nil || !reflect.DeepEqual(b2, b) {
+				t.Errorf("%+v came back as %+v, %v", b, b2, err)
 			}
 		}
 	})

@@ -4,10 +4,12 @@ import (
 	"errors"
 
 	"kvbus/kv"
+	"kvbus/kv/machine"
 )
 
-// A snapshot is the state after one log record: a header, and the entries in
-// the order of the bytes of their keys.
+// A snapshot is the state after one log record: a header, what is remembered of
+// requests in the order of their commands, and the entries in the order of the
+// bytes of their keys.
 //
 // # Format
 //
@@ -20,10 +22,11 @@ import (
 //
 //	message Block {
 //	  // The first block has the header, the last one the end, and those between
-//	  // them one entry or more.
+//	  // them one request or more, and then one entry or more.
 //	  Header header = 1;
 //	  repeated Entry entries = 2;
 //	  End end = 3;
+//	  repeated Request requests = 4; // since version 2
 //	}
 //
 //	message Header {
@@ -41,6 +44,17 @@ import (
 //	  int64 seen = 3; // Unix nanoseconds
 //	}
 //
+//	message Request {
+//	  bytes id = 1;      // 16 bytes, as content
+//	  bytes content = 2;
+//	  int64 time = 3;    // Unix nanoseconds
+//	  uint64 revision = 4;
+//	  uint64 deadline = 5; // Unix nanoseconds; 0 for none
+//	  sint64 number = 6;
+//	  bool applied = 7;
+//	  uint32 failure = 8; // as in package machine
+//	}
+//
 //	message Entry {
 //	  bytes key = 1;
 //	  bytes value = 2;
@@ -52,9 +66,11 @@ import (
 //	  uint64 keys = 1;
 //	  uint32 checksum = 2; // the CRC-32C of all that is before the last block
 //	}
+//
+// The last version is written, all are read.
 const (
 	snapshotMagic   = "kvbs"
-	snapshotVersion = 1
+	snapshotVersion = 2
 	blockHeaderSize = 4 + 4
 
 	// blockTarget is the size of a block of entries: small enough to be held
@@ -65,9 +81,10 @@ const (
 	// bounds what a damaged length can ask for.
 	maxBlockSize = 16 << 20
 
-	blockHeader  = 1
-	blockEntries = 2
-	blockEnd     = 3
+	blockHeader   = 1
+	blockEntries  = 2
+	blockEnd      = 3
+	blockRequests = 4
 )
 
 // errSnapshot is wrapped by the errors of reading a snapshot that is damaged,
@@ -82,6 +99,9 @@ type snapshotHeader struct {
 	Keys     uint64 // entries that follow
 	Limits   kv.Limits
 	Sessions []session // of the workers
+
+	// Requests follow the header.
+	Requests []machine.Request
 }
 
 // A session is what the state has about a worker.

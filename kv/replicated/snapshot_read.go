@@ -12,11 +12,14 @@ import (
 	"slices"
 	"time"
 
+	"google.golang.org/protobuf/encoding/protowire"
+
 	"kvbus/kv"
+	"kvbus/kv/machine"
 )
 
-// readSnapshot reads a snapshot from r up to the end of r. The header is read
-// at once, the entries as the sequence is iterated, which can be done once. An
+// readSnapshot reads a snapshot from r up to the end of r. The header, with the
+// requests, is read at once, the entries as the sequence is iterated, which can be done once. An
 // error is the last of the sequence: what came before it is to be thrown away.
 // Until the sequence ended without one, all of it is unproven, the number of
 // keys in the header too.
@@ -39,7 +42,25 @@ func readSnapshot(r io.Reader) (snapshotHeader, iter.Seq2[kv.Entry, error], erro
 		return snapshotHeader{}, nil, damaged("first block: %w", f.err)
 	}
 	s.keys = h.Keys
-	return h, s.entries, nil
+	for {
+		if f, err = s.next(); err != nil {
+			return snapshotHeader{}, nil, err
+		}
+		if f.num != blockRequests || f.version < 2 {
+			s.first = f
+			return h, s.entries, nil
+		}
+		f.many = blockRequests
+		for ok := true; ok && f.num == blockRequests; ok = f.next() {
+			h.Requests = append(h.Requests, f.request())
+		}
+		if f.num != blockRequests && f.err == nil {
+			f.unknown()
+		}
+		if f.err != nil {
+			return snapshotHeader{}, nil, damaged("block after %d requests: %w", len(h.Requests), f.err)
+		}
+	}
 }
 
 // damaged returns an error that wraps [errSnapshot].
@@ -54,6 +75,9 @@ type snapshotReader struct {
 	sum    uint32 // of all that was read
 	before uint32 // of all that was read before the last block
 
+	version byte   // of the format
+	first   fields // of the first block after the requests
+
 	keys uint64 // entries that the header promises
 	read uint64 // entries read
 	last string // key of the last one
@@ -61,12 +85,7 @@ type snapshotReader struct {
 
 // entries is the sequence that readSnapshot returns.
 func (s *snapshotReader) entries(yield func(kv.Entry, error) bool) {
-	for {
-		f, err := s.next()
-		if err != nil {
-			yield(kv.Entry{}, err)
-			return
-		}
+	for f := s.first; ; {
 		if f.num == blockEnd {
 			if err := s.end(&f); err != nil {
 				yield(kv.Entry{}, err)
@@ -98,6 +117,11 @@ func (s *snapshotReader) entries(yield func(kv.Entry, error) bool) {
 			yield(kv.Entry{}, damaged("block after %d entries: %w", s.read, f.err))
 			return
 		}
+		var err error
+		if f, err = s.next(); err != nil {
+			yield(kv.Entry{}, err)
+			return
+		}
 	}
 }
 
@@ -118,7 +142,7 @@ func (s *snapshotReader) count(e *kv.Entry) error {
 func (s *snapshotReader) end(f *fields) error {
 	want := s.before
 	keys, sum := uint64(0), uint64(0)
-	in := fields{data: f.message()}
+	in := f.inner()
 	for in.next() {
 		switch in.num {
 		case 1:
@@ -157,8 +181,8 @@ func (s *snapshotReader) magic() error {
 	if magic := data[:len(snapshotMagic)]; string(magic) != snapshotMagic {
 		return damaged("it begins with %q instead of %q", magic, snapshotMagic)
 	}
-	if version := data[len(snapshotMagic)]; version != snapshotVersion {
-		return damaged("it has version %d of the format; this worker knows version %d", version, snapshotVersion)
+	if s.version = data[len(snapshotMagic)]; s.version == 0 || s.version > snapshotVersion {
+		return damaged("it has version %d of the format; this worker knows versions 1 to %d", s.version, snapshotVersion)
 	}
 	return nil
 }
@@ -181,7 +205,7 @@ func (s *snapshotReader) next() (fields, error) {
 	if got := checksum(body); got != want {
 		return fields{}, damaged("the checksum of a block is %08x instead of %08x", got, want)
 	}
-	f := fields{data: body}
+	f := fields{data: body, version: s.version}
 	if !f.next() {
 		f.fail("it is empty")
 		return fields{}, damaged("block after %d entries: %w", s.read, f.err)
@@ -211,7 +235,8 @@ func (s *snapshotReader) bytes(size int) ([]byte, error) {
 // snapshotHeader returns the value of a field that is a Header.
 func (f *fields) snapshotHeader() snapshotHeader {
 	var h snapshotHeader
-	in := fields{data: f.message(), many: 6}
+	in := f.inner()
+	in.many = 6
 	for in.next() {
 		switch in.num {
 		case 1:
@@ -236,7 +261,7 @@ func (f *fields) snapshotHeader() snapshotHeader {
 
 func (f *fields) session() session {
 	var s session
-	in := fields{data: f.message()}
+	in := f.inner()
 	for in.next() {
 		switch in.num {
 		case 1:
@@ -257,7 +282,7 @@ func (f *fields) session() session {
 // strings of their own, for the reason that decodeBatch gives.
 func (f *fields) entry() kv.Entry {
 	var e kv.Entry
-	in := fields{data: f.message()}
+	in := f.inner()
 	for in.next() {
 		switch in.num {
 		case 1:
@@ -274,4 +299,52 @@ func (f *fields) entry() kv.Entry {
 	}
 	f.within("entry", in.err)
 	return e
+}
+
+// request returns the value of a field that is a Request.
+func (f *fields) request() machine.Request {
+	var r machine.Request
+	digests := 0
+	in := f.inner()
+	for in.next() {
+		switch in.num {
+		case 1:
+			r.ID = in.digest()
+			digests++
+		case 2:
+			r.Content = in.digest()
+			digests++
+		case 3:
+			r.Time = int64(in.varint())
+		case 4:
+			r.Revision = in.varint()
+		case 5:
+			r.Deadline = in.natural()
+		case 6:
+			r.Number = protowire.DecodeZigZag(in.varint())
+		case 7:
+			r.Applied = in.upTo(1) == 1
+		case 8:
+			if r.Failure = machine.Failure(in.upTo(math.MaxUint8)); !r.Failure.Valid() {
+				in.fail("unknown failure %d", r.Failure)
+			}
+		default:
+			in.unknown()
+		}
+	}
+	if in.err == nil && digests != 2 {
+		in.fail("it has %d digests", digests)
+	}
+	f.within("request", in.err)
+	return r
+}
+
+// digest returns the value of a field that is a digest.
+func (f *fields) digest() (d machine.Digest) {
+	if v := f.message(); len(v) != len(d) {
+		f.fail("field %d has %d bytes", f.num, len(v))
+	} else {
+		copy(d[:], v)
+	}
+	return d
 }

@@ -20,10 +20,26 @@ import (
 	"pgregory.net/rapid"
 
 	"kvbus/kv"
+	"kvbus/kv/machine"
 )
 
 // fullSnapshot has every field of every message.
 func fullSnapshot() (snapshotHeader, []kv.Entry) {
+	h, entries := fullSnapshot1()
+	h.Limits.MaxRequestIDs, h.Limits.MaxRequestAge = 100, math.MaxInt64
+	h.Requests = []machine.Request{
+		{ID: machine.Digest{1}, Content: machine.Digest{15: 2}},
+		{
+			ID: machine.Digest{3}, Content: machine.Digest{4}, Time: 1_900_000_000_000_000_000,
+			Revision: 42, Deadline: math.MaxInt64, Number: math.MinInt64, Applied: true,
+		},
+		{ID: machine.Digest{5}, Content: machine.Digest{6}, Time: 1_900_000_000_123_456_789, Revision: 7, Failure: machine.FailureQuotaExceeded},
+	}
+	return h, entries
+}
+
+// fullSnapshot1 has every field that version 1 has.
+func fullSnapshot1() (snapshotHeader, []kv.Entry) {
 	return snapshotHeader{
 			Sequence: 300, Time: 1_900_000_000_123_456_789, Revision: 42, Keys: 3,
 			Limits:   kv.Limits{MaxKeys: 10_000, MaxValueSize: 1 << 20, MaxBytes: math.MaxInt64},
@@ -35,9 +51,20 @@ func fullSnapshot() (snapshotHeader, []kv.Entry) {
 		}
 }
 
-// fullSnapshotHex is fullSnapshot in version 1. It never changes: backups that
-// were made are in it.
+// fullSnapshotHex is fullSnapshot in version 2, and fullSnapshot1Hex is
+// fullSnapshot1 in version 1. They never change: backups that were made are in
+// them.
 const fullSnapshotHex = "" +
+	"6b76627302580000002bb028340a5608ac0210959ae7c4effd89af1a182a20032a1d08904e1080804018ffffffffffff" +
+	"ffff7f206428ffffffffffffffff7f32160a08776f726b65722d311011188080f889effd89af1a320c0a08776f726b65" +
+	"722d321001a300000050c5890f22240a1001000000000000000000000000000000121000000000000000000000000000" +
+	"00000222470a1003000000000000000000000000000000121004000000000000000000000000000000188080f889effd" +
+	"89af1a202a28ffffffffffffffff7f30ffffffffffffffffff01380122320a1005000000000000000000000000000000" +
+	"12100600000000000000000000000000000018959ae7c4effd89af1a200740042e000000a303ed2e12090a0161120200" +
+	"ff182912150a076772c3b6c39f65182a20ffffffffffffffff7f120a0a016b120176180120010a0000007c86aa631a08" +
+	"08031093bab5ee09"
+
+const fullSnapshot1Hex = "" +
 	"6b766273014c000000e190e2710a4a08ac0210959ae7c4effd89af1a182a20032a1108904e1080804018ffffffffffff" +
 	"ffff7f32160a08776f726b65722d311011188080f889effd89af1a320c0a08776f726b65722d3210012e000000a303ed" +
 	"2e12090a0161120200ff182912150a076772c3b6c39f65182a20ffffffffffffffff7f120a0a016b120176180120010a" +
@@ -89,6 +116,10 @@ func TestSnapshotRoundTrip(t *testing.T) {
 	for i := range 2000 {
 		workers = append(workers, session{Worker: fmt.Sprintf("worker-%d", i), Number: uint64(i), Seen: -1})
 	}
+	var requests []machine.Request // of more than one block
+	for i := range 5000 {
+		requests = append(requests, machine.Request{ID: machine.Digest{byte(i), byte(i >> 8)}, Time: int64(i), Number: int64(-i)})
+	}
 	for _, tt := range []struct {
 		name    string
 		h       snapshotHeader
@@ -98,6 +129,8 @@ func TestSnapshotRoundTrip(t *testing.T) {
 		{"every field", fullHeader, fullEntries},
 		{"many", snapshotHeader{Keys: 5000}, many},
 		{"large values", snapshotHeader{Keys: 5}, large},
+		{"many requests", snapshotHeader{Keys: 5000, Requests: requests}, many},
+		{"requests only", snapshotHeader{Requests: requests[:1]}, nil},
 		{"many workers", snapshotHeader{Time: math.MinInt64, Sequence: math.MaxUint64, Revision: math.MaxUint64, Sessions: workers}, nil},
 	} {
 		data := written(t, tt.h, tt.entries)
@@ -118,13 +151,16 @@ func TestSnapshotGolden(t *testing.T) {
 	if got := hex.EncodeToString(written(t, h, entries)); got != fullSnapshotHex {
 		t.Errorf("the format of version %d changed:\n%s", snapshotVersion, got)
 	}
-	data, err := hex.DecodeString(fullSnapshotHex)
-	if err != nil {
-		t.Fatal(err)
-	}
-	gotHeader, gotEntries, err := readAll(bytes.NewReader(data))
-	if err != nil || !reflect.DeepEqual(gotHeader, h) || !slices.Equal(gotEntries, entries) {
-		t.Errorf("came back as %+v, %+v, %v", gotHeader, gotEntries, err)
+	header1, _ := fullSnapshot1()
+	for snapshot, want := range map[string]snapshotHeader{fullSnapshotHex: h, fullSnapshot1Hex: header1} {
+		data, err := hex.DecodeString(snapshot)
+		if err != nil {
+			t.Fatal(err)
+		}
+		gotHeader, gotEntries, err := readAll(bytes.NewReader(data))
+		if err != nil || !reflect.DeepEqual(gotHeader, want) || !slices.Equal(gotEntries, entries) {
+			t.Errorf("came back as %+v, %+v, %v", gotHeader, gotEntries, err)
+		}
 	}
 }
 
@@ -146,6 +182,22 @@ func TestSnapshotProperties(t *testing.T) {
 			Time:     rapid.Int64().Draw(t, "time"),
 			Revision: rapid.Uint64().Draw(t, "revision"),
 			Keys:     uint64(len(entries)),
+		}
+		digest := rapid.Custom(func(t *rapid.T) (d machine.Digest) {
+			copy(d[:], rapid.SliceOfN(rapid.Byte(), len(d), len(d)).Draw(t, "digest"))
+			return d
+		})
+		for range rapid.IntRange(0, 3).Draw(t, "requests") {
+			h.Requests = append(h.Requests, machine.Request{
+				ID:       digest.Draw(t, "id"),
+				Content:  digest.Draw(t, "content"),
+				Time:     rapid.Int64().Draw(t, "request time"),
+				Revision: rapid.Uint64().Draw(t, "request revision"),
+				Deadline: rapid.Int64Min(0).Draw(t, "request deadline"),
+				Number:   rapid.Int64().Draw(t, "request number"),
+				Applied:  rapid.Bool().Draw(t, "applied"),
+				Failure:  machine.Failure(rapid.IntRange(0, int(machine.FailureQuotaExceeded)).Draw(t, "failure")),
+			})
 		}
 		for range rapid.IntRange(0, 3).Draw(t, "sessions") {
 			h.Sessions = append(h.Sessions, session{
@@ -201,7 +253,7 @@ func (w *failingWriter) Write(p []byte) (int, error) {
 func TestSnapshotErrorsBelow(t *testing.T) {
 	h, entries := fullSnapshot()
 	data := written(t, h, entries)
-	for n := range 3 { // header, entries, end
+	for n := range 4 { // header, requests, entries, end
 		if err := writeSnapshot(new(failingWriter(n)), h, slices.Values(entries)); !errors.Is(err, errDisk) {
 			t.Errorf("write %d: %v", n, err)
 		}
@@ -253,8 +305,10 @@ func TestSnapshotDamage(t *testing.T) {
 
 // framed returns a snapshot of those bodies of blocks, with the checksums that
 // they need.
-func framed(bodies ...string) []byte {
-	data := append([]byte(snapshotMagic), snapshotVersion)
+func framed(bodies ...string) []byte { return framedAs(snapshotVersion, bodies...) }
+
+func framedAs(version byte, bodies ...string) []byte {
+	data := append([]byte(snapshotMagic), version)
 	for _, body := range bodies {
 		data = binary.LittleEndian.AppendUint32(data, uint32(len(body)))
 		data = binary.LittleEndian.AppendUint32(data, checksum([]byte(body)))
@@ -277,6 +331,8 @@ func TestSnapshotStrict(t *testing.T) {
 		a      = "\x12\x03\x0a\x01a"
 		b      = "\x12\x03\x0a\x01b"
 		c      = "\x12\x03\x0a\x01c"
+		ids    = "\x0a\x10id--------------\x12\x10content---------"
+		r      = "\x22\x24" + ids
 	)
 	for _, tt := range []struct {
 		name   string
@@ -298,7 +354,16 @@ func TestSnapshotStrict(t *testing.T) {
 		{"entries in the header's block", []string{header + a, b}, 2, "first block: unknown field 2"},
 		{"header twice in a block", []string{header + header, a + b}, 2, "first block: field 1 after field 1"},
 		{"an end among entries", []string{header, a + b + "\x1a\x00"}, 2, "unknown field 3"},
-		{"unknown block", []string{header, "\x22\x00"}, 2, "block type 4"},
+		{"unknown block", []string{header, "\x2a\x00"}, 2, "block type 5"},
+		{"sound with requests", []string{header, r + r, r, a, b}, 2, ""},
+		{"requests after entries", []string{header, a, r, b}, 2, "block type 4 after 1 entries"},
+		{"entries among requests", []string{header, r + "\x2a\x00", a, b}, 2, "block after 1 requests: unknown field 5"},
+		{"empty request", []string{header, "\x22\x00", a, b}, 2, "request: it has 0 digests"},
+		{"request without content", []string{header, "\x22\x12\x0a\x10id--------------", a, b}, 2, "request: it has 1 digests"},
+		{"short digest", []string{header, "\x22\x03\x0a\x01i", a, b}, 2, "request: field 1 has 1 bytes"},
+		{"unknown failure", []string{header, "\x22\x26" + ids + "\x40\x05", a, b}, 2, "request: unknown failure 5"},
+		{"failure beyond a byte", []string{header, "\x22\x27" + ids + "\x40\x80\x02", a, b}, 2, "request: field 8 is 256"},
+		{"unknown field of a request", []string{header, "\x22\x26" + ids + "\x48\x01", a, b}, 2, "request: unknown field 9"},
 		{"empty block", []string{header, "", a + b}, 2, "it is empty"},
 		{"unknown field of a header", []string{"\x0a\x02\x38\x01"}, 0, "header: unknown field 7"},
 		{"unknown field of a session", []string{"\x0a\x04\x32\x02\x20\x01"}, 0, "header: session: unknown field 4"},
@@ -327,7 +392,10 @@ func TestSnapshotStrict(t *testing.T) {
 		"the end of another":    append(sound, framed(end(2, other))[len(snapshotMagic)+1:]...),
 		"a block of 4 GiB":      append([]byte("kvbs\x01"), "\xff\xff\xff\xff\x00\x00\x00\x00"...),
 		"a block never to come": append([]byte("kvbs\x01"), "\x00\x00\x00\x01\x00\x00\x00\x00"...),
-		"another version":       []byte("kvbs\x02"),
+		"version 0":             framedAs(0, header, a, b),
+		"a later version":       framedAs(snapshotVersion+1, header, a, b),
+		"requests in version 1": framedAs(1, header, r, a, b),
+		"limits in version 1":   framedAs(1, "\x0a\x06\x20\x02\x2a\x02\x20\x01", a, b),
 		"a log record":          []byte(recordMagic + "\x01"),
 	} {
 		checkAllocation(t, len(data), func() {
@@ -343,6 +411,7 @@ func FuzzReadSnapshot(f *testing.F) {
 	data := written(f, h, entries)
 	f.Add(data, []byte("\x0a\x00"), []byte("\x12\x03\x0a\x01a"), byte(1))
 	f.Add(data[:len(data)-1], []byte("\x0a\x04\x20\x01\x2a\x00"), []byte("\x12\x03\x0a\x01a"), byte(1))
+	f.Add([]byte(nil), []byte("\x0a\x00"), []byte("\x22\x24\x0a\x10id--------------\x12\x10content---------"), byte(0))
 	f.Add([]byte(nil), []byte("\x0a\x02\x20\x02"), []byte("\x12\x03\x0a\x01a\x12\x06\x0a\x01b\x12\x01v"), byte(2))
 	f.Fuzz(func(t *testing.T, data, header, entries []byte, keys byte) {
 		// One as it is, and one with the checksums that it would hardly find by

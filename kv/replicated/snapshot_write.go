@@ -8,7 +8,10 @@ import (
 	"iter"
 	"time"
 
+	"google.golang.org/protobuf/encoding/protowire"
+
 	"kvbus/kv"
+	"kvbus/kv/machine"
 )
 
 // writeSnapshot writes a snapshot to w, block by block. The entries must be as
@@ -25,6 +28,16 @@ func writeSnapshot(w io.Writer, h snapshotHeader, entries iter.Seq[kv.Entry]) er
 		return err
 	}
 
+	for i := range h.Requests {
+		if err := s.request(&h.Requests[i]); err != nil {
+			return err
+		}
+	}
+	if s.size() > 0 { // a block has either requests or entries
+		if err := s.flush(); err != nil {
+			return err
+		}
+	}
 	keys, last := uint64(0), ""
 	for e := range entries {
 		if e.Key <= last {
@@ -83,6 +96,33 @@ func (s *snapshotWriter) flush() error {
 	return nil
 }
 
+// room starts another block if this one has no room for size bytes more.
+func (s *snapshotWriter) room(size int) error {
+	if s.size() > 0 && s.size()+size > blockTarget {
+		return s.flush()
+	}
+	return nil
+}
+
+func (s *snapshotWriter) request(r *machine.Request) error {
+	size := sizeMessage(len(r.ID)) + sizeMessage(len(r.Content)) +
+		sizeNumber(uint64(r.Time)) + sizeNumber(r.Revision) + sizeNumber(uint64(r.Deadline)) +
+		sizeNumber(protowire.EncodeZigZag(r.Number)) + sizeNumber(protowire.EncodeBool(r.Applied)) + sizeNumber(uint64(r.Failure))
+	if err := s.room(sizeMessage(size)); err != nil {
+		return err
+	}
+	s.block = appendMessage(s.block, blockRequests, size)
+	s.block = append(appendMessage(s.block, 1, len(r.ID)), r.ID[:]...)
+	s.block = append(appendMessage(s.block, 2, len(r.Content)), r.Content[:]...)
+	s.block = appendNumber(s.block, 3, uint64(r.Time))
+	s.block = appendNumber(s.block, 4, r.Revision)
+	s.block = appendNumber(s.block, 5, uint64(r.Deadline))
+	s.block = appendNumber(s.block, 6, protowire.EncodeZigZag(r.Number))
+	s.block = appendNumber(s.block, 7, protowire.EncodeBool(r.Applied))
+	s.block = appendNumber(s.block, 8, uint64(r.Failure))
+	return nil
+}
+
 func (s *snapshotWriter) entry(e *kv.Entry) error {
 	deadline, err := deadlineOf(e)
 	if err != nil {
@@ -93,10 +133,8 @@ func (s *snapshotWriter) entry(e *kv.Entry) error {
 	if field > maxBlockSize {
 		return fmt.Errorf("write snapshot: the entry of key %q has %d bytes", e.Key, size)
 	}
-	if s.size() > 0 && s.size()+field > blockTarget {
-		if err := s.flush(); err != nil {
-			return err
-		}
+	if err := s.room(field); err != nil {
+		return err
 	}
 	s.block = appendMessage(s.block, blockEntries, size)
 	s.block = appendText(s.block, 1, e.Key)

@@ -154,7 +154,7 @@ func (s *Store) read(ctx context.Context, snapshot storedSnapshot) (snapshotHead
 		Time:     header.Time,
 		Keys:     int(header.Keys),
 		Limits:   header.Limits,
-	}, entries)
+	}, header.Requests, entries)
 	return header, m, err
 }
 
@@ -224,6 +224,7 @@ func (s *Store) Snapshot(ctx context.Context) error {
 		return err
 	}
 	defer view.Close()
+	header.Requests = slices.Collect(view.Requests())
 	start := time.Now()
 	reader, writer := io.Pipe()
 	go func() { writer.CloseWithError(writeSnapshot(writer, header, view.All())) }()
