@@ -125,17 +125,24 @@ func (e *endpoint) receive(m *nats.Msg) {
 	_ = e.lane.sendLast(m, e.refusal.Error(err)) // in the log
 }
 
-// drain stops to take requests. Those that were taken are in the queue when
-// drained says so.
-func (e *endpoint) drain(drained *sync.WaitGroup) {
+// end stops to take requests, by a drain or by an end of the subscription. Those
+// that were taken are in the queue when ended says so.
+func (e *endpoint) end(by func(*nats.Subscription) error, ended *sync.WaitGroup) {
 	if e.sub == nil {
 		return
 	}
-	drained.Add(1)
-	done := sync.OnceFunc(drained.Done)
+	ended.Add(1)
+	done := sync.OnceFunc(ended.Done)
 	e.sub.SetClosedHandler(func(string) { done() })
-	if err := e.sub.Drain(); err != nil {
+	if err := by(e.sub); err != nil {
 		done() // the connection is closed, and the subscription with it
+	}
+}
+
+// drop ends a drain. What has not reached the queue was not taken.
+func (e *endpoint) drop() {
+	if e.sub != nil {
+		_ = e.sub.Unsubscribe() // fails only if the connection is gone already
 	}
 }
 

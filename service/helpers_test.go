@@ -130,10 +130,15 @@ func (g *gated) Get(ctx context.Context, key string, opts kv.ReadOptions) (kv.En
 
 func startGated(t *testing.T, s *server.Server, opts service.Options) (*service.Service, *gated) {
 	t.Helper()
+	return startGatedOn(t, bustest.Connect(t, s, nats.InProcessServer(s)), opts)
+}
+
+func startGatedOn(t *testing.T, nc *nats.Conn, opts service.Options) (*service.Service, *gated) {
+	t.Helper()
 	g := &gated{Store: memory.New(memory.Options{}), entered: make(chan string, 1000), gate: make(chan struct{})}
 	t.Cleanup(func() { g.Close() })
 	opts.ClaimWait = time.Millisecond
-	svc, err := service.Start(t.Context(), bustest.Connect(t, s, nats.InProcessServer(s)), g, opts)
+	svc, err := service.Start(t.Context(), nc, g, opts)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -149,4 +154,21 @@ func endpoint(t *testing.T, stats micro.Stats, name string) *micro.EndpointStats
 	}
 	t.Fatalf("no endpoint %s", name)
 	return nil
+}
+
+// throughProxy connects by way of a proxy, and returns what leaves the
+// connection without a server.
+func throughProxy(t *testing.T, s *server.Server) (nc *nats.Conn, lose func()) {
+	t.Helper()
+	proxy := bustest.StartProxy(t, s.Addr().String())
+	nc, err := nats.Connect(proxy.URL(), nats.MaxReconnects(-1), nats.ReconnectWait(time.Millisecond))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	return nc, func() {
+		lost := nc.StatusChanged(nats.RECONNECTING)
+		proxy.Redirect("127.0.0.1:1") // nobody is there
+		<-lost
+	}
 }

@@ -25,7 +25,9 @@
 // # Shutdown
 //
 // [Service.Stop] takes no more requests, answers those that were taken, and
-// returns when all is answered, or when its context ends.
+// returns when all is answered, or when its context ends. While the connection
+// is away it waits for the store alone: no request comes, and an answer that
+// can't be sent is dropped.
 package service
 
 import (
@@ -250,35 +252,4 @@ func (s *Service) Reclaim(ctx context.Context) error {
 		return nil // told by OnLost
 	}
 	return err
-}
-
-// Stop takes no more requests, answers those that were taken, and returns then.
-// If ctx ends earlier, its error is returned, and what is not yet answered may
-// stay so. Stop must be called once at most.
-func (s *Service) Stop(ctx context.Context) error {
-	s.discovery.close()
-	var drained sync.WaitGroup
-	for _, l := range s.lanes {
-		for _, e := range l.endpoints {
-			e.drain(&drained)
-		}
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		drained.Wait()
-		for _, l := range s.lanes {
-			l.queue.drain()
-		}
-		s.workers.Wait()
-	}()
-	select {
-	case <-done:
-	case <-ctx.Done():
-		return fmt.Errorf("requests are still unanswered: %w", ctx.Err())
-	}
-	if err := flush(ctx, s.nc); err != nil && !s.nc.IsClosed() {
-		return fmt.Errorf("send the last answers: %w", err)
-	}
-	return nil
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"kvbus/bus/bustest"
+	"kvbus/kv"
 	"kvbus/service"
 )
 
@@ -72,5 +73,51 @@ func TestStopGivesUpInTime(t *testing.T) {
 	defer cancel()
 	if err := svc.Stop(ctx); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("a stop that can't end returns %v", err)
+	}
+}
+
+func TestStopWhileTheServerIsAway(t *testing.T) {
+	s := bustest.StartServer(t, server.Options{})
+	nc, lose := throughProxy(t, s)
+	svc, g := startGatedOn(t, nc, service.Options{})
+	close(g.gate)
+	expect(t, bustest.Connect(t, s), "kv.set.color", "blue", "1")
+	lose()
+	// A round trip would fail after five seconds, a drain after ten.
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	defer cancel()
+	if err := svc.Stop(ctx); err != nil {
+		t.Errorf("a stop without anything under way: %v", err)
+	}
+}
+
+// A request that was taken is carried out though its answer can't be sent.
+func TestStopAfterTheServerIsLost(t *testing.T) {
+	s := bustest.StartServer(t, server.Options{})
+	nc, lose := throughProxy(t, s)
+	svc, g := startGatedOn(t, nc, service.Options{})
+	if err := bustest.Connect(t, s).Publish("kv.set.color", []byte("blue")); err != nil {
+		t.Fatal(err)
+	}
+	<-g.entered
+	stopped := make(chan error, 1)
+	go func() { stopped <- svc.Stop(context.Background()) }()
+	lose()
+	select {
+	case err := <-stopped:
+		t.Fatalf("the stop did not wait for what is under way: %v", err)
+	case <-time.After(10 * time.Millisecond): // long enough to fail now and then
+	}
+	close(g.gate)
+	select {
+	case err := <-stopped:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(3 * time.Second):
+		t.Error("the stop waits for the server")
+	}
+	if got, err := kv.Of(g.Store).Get(t.Context(), "color"); err != nil || got.Value != "blue" {
+		t.Errorf("the value is %q, %v", got.Value, err)
 	}
 }
