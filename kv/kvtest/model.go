@@ -27,6 +27,15 @@ type Model struct {
 	now     int64
 	entries map[string]modelEntry
 	events  []kv.Event // the event of revision r is at r-1
+	done    []Remembered
+}
+
+// A Remembered is a command with a request id and what it was answered.
+type Remembered struct {
+	Command kv.Command // without its trace and limits, which don't count
+	Time    int64
+	Result  kv.Result
+	Err     error
 }
 
 type modelEntry struct {
@@ -45,8 +54,13 @@ func (m *Model) Clone() *Model {
 	c := *m
 	c.entries = maps.Clone(m.entries)
 	c.events = slices.Clone(m.events)
+	c.done = slices.Clone(m.done)
 	return &c
 }
+
+// Remembered returns the commands with a request id of which the outcome is
+// remembered, in their order.
+func (m *Model) Remembered() []Remembered { return slices.Clone(m.done) }
 
 // Revision returns the revision of the last mutation.
 func (m *Model) Revision() uint64 { return uint64(len(m.events)) }
@@ -65,12 +79,40 @@ func (m *Model) Apply(now int64, cmd kv.Command) (kv.Result, error) {
 		return kv.Result{}, err
 	}
 	expired := m.Expire(now)
+	if cmd.RequestID == "" {
+		return m.do(cmd, expired)
+	}
+	same := cmd
+	same.Trace, same.Limits = nil, kv.Limits{}
+	for _, before := range m.done {
+		if b := before.Command; b.Op == cmd.Op && b.Key == cmd.Key && b.RequestID == cmd.RequestID {
+			if b != same {
+				return kv.Result{}, fmt.Errorf("%w: request id of another command", kv.ErrInvalidArgument)
+			}
+			return before.Result, before.Err
+		}
+	}
+	result, err := m.do(cmd, expired)
+	m.done = append(m.done, Remembered{same, m.now, result, err})
+	m.forget()
+	return result, err
+}
 
+// forget forgets the requests that the limits don't allow any more.
+func (m *Model) forget() {
+	ids, age := m.limits.RequestWindow()
+	m.done = slices.DeleteFunc(m.done, func(r Remembered) bool { return m.now-r.Time >= int64(age) })
+	m.done = m.done[max(0, len(m.done)-int(ids)):]
+}
+
+// do carries out a command without a look at its request id.
+func (m *Model) do(cmd kv.Command, expired int) (kv.Result, error) {
 	switch cmd.Op {
 	case kv.OpSweep:
 		return kv.Result{Applied: true, Number: int64(expired)}, nil
 	case kv.OpSetLimits:
 		m.limits = cmd.Limits
+		m.forget()
 		return kv.Result{Applied: true}, nil
 	case kv.OpClear:
 		return m.clear(cmd), nil
@@ -112,9 +154,10 @@ func (m *Model) Apply(now int64, cmd kv.Command) (kv.Result, error) {
 }
 
 // Expire moves the time on to now, removes what has expired, and returns how
-// many keys those were.
+// many keys those were. It forgets requests that are too old.
 func (m *Model) Expire(now int64) int {
 	m.now = max(m.now, now)
+	m.forget()
 	var due []string
 	for key, e := range m.entries {
 		if e.deadline != 0 && e.deadline <= m.now {

@@ -282,6 +282,55 @@ var bugs = []struct {
 			return s.Replay(ctx, q)
 		}
 	}},
+	{"carries out each repeat", "repeats/increment", func(s kv.Store, p *planted) {
+		p.do = func(ctx context.Context, cmd kv.Command) (kv.Result, error) {
+			cmd.RequestID = ""
+			return s.Do(ctx, cmd)
+		}
+	}},
+	{"carries out a repeat that comes at the same time", "repeats/at the same time", func(s kv.Store, p *planted) {
+		p.do = remembering(s, func(cmd kv.Command) any { return cmd })
+	}},
+	{"remembers successes only", "repeats/errors", func(s kv.Store, p *planted) {
+		var mu sync.Mutex
+		failed := map[string]bool{}
+		p.do = func(ctx context.Context, cmd kv.Command) (kv.Result, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			id := cmd.RequestID
+			if failed[id] {
+				cmd.RequestID = ""
+			}
+			r, err := s.Do(ctx, cmd)
+			if id != "" {
+				failed[id] = err != nil
+			}
+			return r, err
+		}
+	}},
+	{"forgets that a swap did not hold", "repeats/what did not apply", func(s kv.Store, p *planted) {
+		p.do = func(ctx context.Context, cmd kv.Command) (kv.Result, error) {
+			id := cmd.RequestID
+			cmd.RequestID = ""
+			if r, err := s.Do(ctx, cmd); !r.Applied {
+				return r, err
+			}
+			cmd.RequestID = id
+			return s.Do(ctx, cmd)
+		}
+	}},
+	{"answers another command as the first", "repeats/of another command", func(s kv.Store, p *planted) {
+		p.do = remembering(s, func(cmd kv.Command) any { return [3]any{cmd.Op, cmd.Key, cmd.RequestID} })
+	}},
+	{"has one id for all keys", "repeats/another key or operation", func(s kv.Store, p *planted) {
+		p.do = remembering(s, func(cmd kv.Command) any { return cmd.RequestID })
+	}},
+	{"remembers for ever", "repeats/as many as the limit", func(s kv.Store, p *planted) {
+		p.do = remembering(s, func(cmd kv.Command) any { return cmd })
+	}},
+	{"remembers without an end", "repeats/as long as the limit", func(s kv.Store, p *planted) {
+		p.do = remembering(s, func(cmd kv.Command) any { return cmd })
+	}},
 	{"ignores contexts", "lifecycle/a context that is over", func(s kv.Store, p *planted) {
 		p.do = func(_ context.Context, cmd kv.Command) (kv.Result, error) { return s.Do(context.Background(), cmd) }
 	}},
@@ -293,6 +342,36 @@ var bugs = []struct {
 			return s.Do(ctx, kv.Command{Op: kv.OpSet, Key: cmd.Key, Value: strconv.FormatInt(n+cmd.Delta, 10)})
 		}
 	}},
+}
+
+// remembering is a store before a store: it answers commands with a request id
+// that are the same in what id says of them from the first of them. It does not
+// notice one that comes while the first is under way.
+func remembering(s kv.Store, id func(kv.Command) any) func(context.Context, kv.Command) (kv.Result, error) {
+	type outcome struct {
+		result kv.Result
+		err    error
+	}
+	var mu sync.Mutex
+	done := map[any]outcome{}
+	return func(ctx context.Context, cmd kv.Command) (kv.Result, error) {
+		plain := cmd
+		plain.RequestID = ""
+		if cmd.RequestID == "" {
+			return s.Do(ctx, plain)
+		}
+		mu.Lock()
+		o, ok := done[id(cmd)]
+		mu.Unlock()
+		if !ok {
+			time.Sleep(pause)
+			o.result, o.err = s.Do(ctx, plain)
+			mu.Lock()
+			done[id(cmd)] = o
+			mu.Unlock()
+		}
+		return o.result, o.err
+	}
 }
 
 // TestSuiteFindsPlantedBugs has each bug found by the check that is there for

@@ -81,6 +81,7 @@ func groups() []group {
 		{"scan", scanChecks()},
 		{"clear", clearChecks()},
 		{"limits", limitChecks()},
+		{"repeats", repeatChecks()},
 		{"revisions", revisionChecks()},
 		{"replay", replayChecks()},
 		{"watch", watchChecks()},

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -47,6 +48,7 @@ type pair struct {
 	now     int64
 	opts    machine.Options
 	held    []held
+	sent    []kv.Command // the last commands with a request id
 }
 
 // A held view must go on showing what was there when it was taken.
@@ -70,12 +72,16 @@ var (
 	})
 	patterns = rapid.SampledFrom([]string{">", "*", "a.>", "*.b", "a.=.b", "a.=", "a.*", "b", "c.>"})
 	badKeys  = rapid.SampledFrom([]string{"", " ", "a b", "*", "\xff"})
+	ids      = rapid.SampledFrom([]string{"", "", "1", "2"})
 	traces   = rapid.SampledFrom([]*kv.Trace{nil, nil, {Parent: "00-1-2-01", State: "s=1"}})
 	limits   = rapid.Custom(func(t *rapid.T) kv.Limits {
 		return kv.Limits{
 			MaxKeys:      rapid.SampledFrom([]int64{0, 0, 5, 4, 2}).Draw(t, "max keys"),
 			MaxValueSize: rapid.SampledFrom([]int64{0, 0, 0, 0, 39, 19, 2}).Draw(t, "max value size"),
 			MaxBytes:     rapid.SampledFrom([]int64{0, 0, 0, 0, 60, 30, 10}).Draw(t, "max bytes"),
+
+			MaxRequestIDs: rapid.SampledFrom([]int64{0, 0, 3, 2, 1}).Draw(t, "max request ids"),
+			MaxRequestAge: rapid.SampledFrom([]time.Duration{0, 0, 20, 5, 1}).Draw(t, "max request age"),
 		}
 	})
 )
@@ -120,6 +126,20 @@ func (p *pair) apply(t *rapid.T, at int64) {
 }
 
 func (p *pair) draw(t *rapid.T) kv.Command {
+	if len(p.sent) > 0 && rapid.IntRange(0, 5).Draw(t, "again") == 5 {
+		cmd := rapid.SampledFrom(p.sent).Draw(t, "command")
+		cmd.Trace = traces.Draw(t, "trace")
+		return cmd
+	}
+	cmd := p.drawNew(t)
+	if cmd.RequestID != "" {
+		p.sent = append(p.sent, cmd)
+		p.sent = p.sent[max(0, len(p.sent)-4):]
+	}
+	return cmd
+}
+
+func (p *pair) drawNew(t *rapid.T) kv.Command {
 	cmd := kv.Command{
 		Op: rapid.SampledFrom([]kv.Op{
 			kv.OpSet, kv.OpSet, kv.OpSet, kv.OpSet, kv.OpCompareAndSwap, kv.OpCompareAndSwap, kv.OpIncrement, kv.OpIncrement,
@@ -140,6 +160,9 @@ func (p *pair) draw(t *rapid.T) kv.Command {
 	case kv.OpSetLimits:
 		cmd.Limits = limits.Draw(t, "limits")
 	}
+	if cmd.Op.OnKey() || cmd.Op == kv.OpClear {
+		cmd.RequestID = ids.Draw(t, "request id")
+	}
 	cmd.Expect = p.expectation(t, cmd)
 	if rapid.IntRange(0, 24).Draw(t, "malformed") == 24 {
 		spoil(t, &cmd)
@@ -149,7 +172,7 @@ func (p *pair) draw(t *rapid.T) kv.Command {
 
 // spoil makes most commands malformed.
 func spoil(t *rapid.T, cmd *kv.Command) {
-	switch rapid.IntRange(0, 4).Draw(t, "how") {
+	switch rapid.IntRange(0, 6).Draw(t, "how") {
 	case 0:
 		cmd.Op = rapid.SampledFrom([]kv.Op{0, 9}).Draw(t, "op")
 	case 1:
@@ -158,6 +181,10 @@ func spoil(t *rapid.T, cmd *kv.Command) {
 		cmd.TTL = rapid.SampledFrom([]time.Duration{-1, math.MinInt64}).Draw(t, "TTL")
 	case 3:
 		cmd.Limits.MaxBytes = -1
+	case 5:
+		cmd.Limits.MaxRequestAge = -1
+	case 6:
+		cmd.RequestID = rapid.SampledFrom([]string{" ", "ä", strings.Repeat("x", 129)}).Draw(t, "request id")
 	case 4:
 		cmd.Expect.Kind = rapid.SampledFrom([]kv.ExpectKind{kv.ExpectAny, kv.ExpectValue, 7}).Draw(t, "expect")
 	}
@@ -323,8 +350,27 @@ func (p *pair) compare(t *rapid.T) {
 		if err != nil || page.Revision != whole.Revision || !slices.Equal(page.Entries, whole.Entries) {
 			t.Fatalf("a view of revision %d:\n got %+v, %v\nwant %+v", whole.Revision, page, err, whole)
 		}
+		compareRequests(t, h)
 		if h.model == p.model {
 			h.view.Close()
+		}
+	}
+}
+
+// compareRequests looks at what is remembered of requests.
+func compareRequests(t *rapid.T, h held) {
+	got, want := slices.Collect(h.view.Requests()), h.model.Remembered()
+	if len(got) != len(want) {
+		t.Fatalf("%d requests are remembered, want %d", len(got), len(want))
+	}
+	for i, w := range want {
+		g := kvtest.Remembered{Command: w.Command, Time: got[i].Time, Err: w.Err}
+		g.Result.Applied, g.Result.Revision, g.Result.Number = got[i].Applied, got[i].Revision, got[i].Number
+		if got[i].Deadline != 0 {
+			g.Result.ExpiresAt = time.Unix(0, got[i].Deadline).UTC()
+		}
+		if g != w || (got[i].Failure != 0) != (w.Err != nil) {
+			t.Fatalf("remembered request %d: %+v, want %+v", i, got[i], w)
 		}
 	}
 }
