@@ -15,6 +15,14 @@
 // the log in time fails with [kv.ErrTimeout] if it may still take effect, and
 // with [kv.ErrUnavailable] if it can't.
 //
+// # Records
+//
+// JetStream sends each record to all workers when it is stored (the stream's
+// republication, on "$KVBUS.<prefix>.live"); a worker that misses one, which it
+// sees by the sequences, asks any server of the log for it (direct get). No
+// consumer is involved, so none is lost with the server that has it. Whoever may
+// publish below "$KVBUS" may change the store: that is for workers alone.
+//
 // # Reads
 //
 // A linearizable read waits until a batch that was appended after it came is
@@ -30,5 +38,7 @@
 // # Failure
 //
 // A record that can't be decoded is never passed over: the store stops, serves
-// nothing from then on, and says why in [Store.Failed].
+// nothing from then on, and says why in [Store.Failed]. So it does where the log
+// has lost what this worker has applied, as after the loss of power of its only
+// server.
 package replicated

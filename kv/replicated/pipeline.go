@@ -192,8 +192,9 @@ func (f *flight) refused(reason error) {
 // acknowledged takes JetStream's answer to a send. That a batch is stored is
 // learned from the log itself; that it is not is learned here.
 func (p *pipeline) acknowledged(m *nats.Msg) {
-	reason := refusal(m)
+	sequence, reason := acknowledgement(m)
 	if reason == nil {
+		p.store.feed.expect(sequence)
 		return
 	}
 	number, _, _ := strings.Cut(strings.TrimPrefix(m.Subject, p.inbox+"."), ".")
@@ -210,21 +211,23 @@ func (p *pipeline) acknowledged(m *nats.Msg) {
 	}
 }
 
-// refusal returns why JetStream did not store a message, nil if it did.
-func refusal(m *nats.Msg) error {
+// acknowledgement returns the sequence under which JetStream stored a message,
+// or why it did not.
+func acknowledgement(m *nats.Msg) (uint64, error) {
 	if m.Header.Get("Status") == "503" {
-		return nats.ErrNoResponders
+		return 0, nats.ErrNoResponders
 	}
 	var ack struct {
-		Error *struct {
+		Sequence uint64 `json:"seq"`
+		Error    *struct {
 			Code        int    `json:"err_code"`
 			Description string `json:"description"`
 		} `json:"error"`
 	}
 	if err := json.Unmarshal(m.Data, &ack); err != nil || ack.Error == nil {
-		return nil
+		return ack.Sequence, nil
 	}
-	return fmt.Errorf("JetStream: %s (%d)", ack.Error.Description, ack.Error.Code)
+	return 0, fmt.Errorf("JetStream: %s (%d)", ack.Error.Description, ack.Error.Code)
 }
 
 // complete answers a batch that was applied.

@@ -77,6 +77,7 @@ func (s *Store) RevisionAfter(ctx context.Context, sequence uint64) (uint64, err
 		if s.shared.Closed() {
 			return 0, kv.ErrClosed
 		}
+		s.feed.expect(sequence)
 		select {
 		case <-changed:
 		case <-s.closed:

@@ -37,6 +37,8 @@ type storedSnapshot struct {
 
 // openSnapshots returns the object store of the snapshots.
 func openSnapshots(ctx context.Context, js jetstream.JetStream, opts Options) (jetstream.ObjectStore, error) {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
 	return js.CreateOrUpdateObjectStore(ctx, jetstream.ObjectStoreConfig{
 		Bucket:      streamName(opts.Prefix),
 		Description: "The snapshots of kvbus at " + opts.Prefix,
@@ -47,6 +49,8 @@ func openSnapshots(ctx context.Context, js jetstream.JetStream, opts Options) (j
 
 // list returns the stored snapshots, the newest first.
 func (s *Store) list(ctx context.Context) ([]storedSnapshot, error) {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
 	infos, err := s.snapshots.List(ctx)
 	if err != nil && !errors.Is(err, jetstream.ErrNoObjectsFound) {
 		return nil, fmt.Errorf("list the snapshots: %w", err)
@@ -68,11 +72,11 @@ func (s *Store) list(ctx context.Context) ([]storedSnapshot, error) {
 // if it is whole, if the log goes on where it ends, and if all events up to it
 // are published: those after it are made anew from the log.
 func (s *Store) load(ctx context.Context) error {
-	stream, err := s.js.Stream(ctx, streamName(s.opts.Prefix))
+	log, err := s.logState(ctx)
 	if err != nil {
 		return fmt.Errorf("load: %w", err)
 	}
-	first := stream.CachedInfo().State.FirstSeq
+	first := log.FirstSeq
 	published, err := s.published(ctx)
 	if err != nil {
 		return err
@@ -106,13 +110,15 @@ func (s *Store) load(ctx context.Context) error {
 	return nil
 }
 
-// adopt makes m, which is as the header says, the present machine.
+// adopt makes m, which is as the header says, the present machine. The lock of
+// the feed is held, unless the feed was not started yet.
 func (s *Store) adopt(header snapshotHeader, m *machine.Machine) {
 	s.sessions = sessions{}
 	for _, session := range header.Sessions {
 		s.sessions[session.Worker] = session
 	}
 	s.applied.Store(header.Sequence)
+	s.feed.newest = max(s.feed.newest, header.Time)
 	s.positions.reset(header.Sequence, header.Revision)
 	s.due.reset(header.Sequence)
 	if s.shared == nil {
@@ -126,6 +132,8 @@ func (s *Store) adopt(header snapshotHeader, m *machine.Machine) {
 // published returns the sequence of the log up to which the events are
 // published; all of it where nobody publishes.
 func (s *Store) published(ctx context.Context) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
 	consumer, err := s.js.Consumer(ctx, streamName(s.opts.Prefix), s.opts.Cursor)
 	if errors.Is(err, jetstream.ErrConsumerNotFound) || s.opts.Cursor == "" {
 		return ^uint64(0), nil
@@ -210,6 +218,7 @@ func (s *Store) Snapshot(ctx context.Context) error {
 		view    *machine.View
 		another bool
 	)
+	s.feed.mu.Lock() // or another machine could be adopted between its parts
 	_, err = s.shared.Update(func(m *machine.Machine) {
 		if len(stored) > 0 && stored[0].sequence > s.due.sequence {
 			another = true
@@ -220,6 +229,7 @@ func (s *Store) Snapshot(ctx context.Context) error {
 		header = s.header(view)
 		s.due.reset(header.Sequence)
 	})
+	s.feed.mu.Unlock()
 	if err != nil || another {
 		return err
 	}
@@ -281,6 +291,8 @@ func (s *Store) removeOld(ctx context.Context) error {
 	if oldest.sequence <= s.opts.LogTail {
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
 	stream, err := s.js.Stream(ctx, streamName(s.opts.Prefix))
 	if err != nil {
 		return fmt.Errorf("remove the log before %d: %w", oldest.sequence, err)

@@ -88,16 +88,11 @@ type Store struct {
 	applied   atomic.Uint64 // sequence of the last record applied
 	positions positions
 	appended  pipeline
+	feed      feed
 	deadline  deadlineTimer
 
-	reloading atomic.Bool
-	reading   sync.Mutex // guards consumer
-	consumer  jetstream.ConsumeContext
-	acks      *nats.Subscription
-	status    chan nats.Status
-	caughtUp  chan struct{} // closed when applied reaches target
-	target    uint64
-	reached   sync.Once
+	acks   *nats.Subscription
+	status chan nats.Status
 
 	background context.Context // of the routines
 	cancel     context.CancelFunc
@@ -143,7 +138,7 @@ func Open(ctx context.Context, nc *nats.Conn, opts Options) (*Store, error) {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
-	js, err := jetstream.New(nc)
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(apiTimeout))
 	if err != nil {
 		return nil, err
 	}
@@ -154,12 +149,12 @@ func Open(ctx context.Context, nc *nats.Conn, opts Options) (*Store, error) {
 		logger:   opts.Logger,
 		id:       nuid.Next(),
 		sessions: sessions{},
-		caughtUp: make(chan struct{}),
 		closed:   make(chan struct{}),
 		failed:   make(chan error, 1),
 	}
 	s.background, s.cancel = context.WithCancel(context.Background())
 	s.appended.init(s)
+	s.feed.init(s)
 	s.deadline.init(s)
 	if err := s.start(ctx); err != nil {
 		return nil, errors.Join(err, s.Close())
@@ -168,10 +163,10 @@ func Open(ctx context.Context, nc *nats.Conn, opts Options) (*Store, error) {
 }
 
 func (s *Store) start(ctx context.Context) error {
-	var stream jetstream.Stream
-	err := patiently(ctx, s.logger, "open the log "+streamName(s.opts.Prefix), func() (err error) {
-		stream, err = openLog(ctx, s.js, s.opts)
-		return err
+	err := patiently(ctx, s.logger, "open the log "+streamName(s.opts.Prefix), func() error {
+		ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+		defer cancel()
+		return openLog(ctx, s.js, s.opts)
 	})
 	if err != nil {
 		return err
@@ -185,27 +180,26 @@ func (s *Store) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.target = stream.CachedInfo().State.LastSeq
+	var log jetstream.StreamState
+	err = patiently(ctx, s.logger, "look how far the log goes", func() (err error) {
+		log, err = s.logState(ctx)
+		return err
+	})
+	if err != nil {
+		return err
+	}
 	if s.acks, err = s.nc.Subscribe(s.appended.inbox+".*.*", s.appended.acknowledged); err != nil {
 		return err
 	}
 	s.status = s.nc.StatusChanged(nats.CONNECTED)
 	s.routines.Go(func() {
 		for range s.status {
+			s.feed.check()
 			s.appended.reconnected()
 		}
 	})
-	if err := patiently(ctx, s.logger, "read the log", func() error { return s.consume(ctx) }); err != nil {
+	if err := s.feed.start(ctx, log.LastSeq); err != nil {
 		return err
-	}
-	if s.target > s.applied.Load() {
-		select {
-		case <-s.caughtUp:
-		case err := <-s.failed:
-			return err
-		case <-ctx.Done():
-			return fmt.Errorf("read the log up to %d, at %d: %w", s.target, s.applied.Load(), ctx.Err())
-		}
 	}
 	if err := s.adoptLimits(ctx); err != nil {
 		return err
@@ -383,7 +377,7 @@ func (s *Store) Close() error {
 		if s.acks != nil {
 			_ = s.acks.Unsubscribe() // fails only if the connection is gone already
 		}
-		s.stopReading()
+		s.feed.stop()
 		s.end()
 		s.routines.Wait()
 	})

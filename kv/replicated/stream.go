@@ -14,16 +14,25 @@ import (
 	"kvbus/kv"
 )
 
-// retryDelay is the pause between attempts to open the log.
-const retryDelay = 250 * time.Millisecond
+const (
+	// retryDelay is the pause between attempts at what JetStream can't do yet.
+	retryDelay = 250 * time.Millisecond
+	// apiTimeout bounds a request to JetStream. In a cluster some get no answer,
+	// such as those to a server that is gone and is not known to be.
+	apiTimeout = 2 * time.Second
+)
 
 // streamName returns the name of the log's stream: a stream's name has no dots.
 func streamName(prefix string) string {
 	return "KVBUS_" + strings.ReplaceAll(prefix, ".", "_")
 }
 
-// logSubject returns the subject of the log's records.
+// logSubject returns the subject to which records are appended.
 func logSubject(prefix string) string { return "$KVBUS." + prefix + ".log" }
+
+// liveSubject returns the subject to which JetStream sends each record when it
+// is stored.
+func liveSubject(prefix string) string { return "$KVBUS." + prefix + ".live" }
 
 // patiently makes attempts until one does not fail for a reason that may pass
 // by itself: JetStream may still need a quorum, or a leader. It fails when ctx
@@ -49,9 +58,9 @@ func patiently(ctx context.Context, logger *slog.Logger, what string, attempt fu
 	}
 }
 
-// openLog returns the log's stream, and creates it if there is none. It fails
-// with [kv.ErrInvalidArgument] if a stream of that name is not such a log.
-func openLog(ctx context.Context, js jetstream.JetStream, opts Options) (jetstream.Stream, error) {
+// openLog creates the log's stream if there is none. It fails with
+// [kv.ErrInvalidArgument] if a stream of that name is not such a log.
+func openLog(ctx context.Context, js jetstream.JetStream, opts Options) error {
 	want := jetstream.StreamConfig{
 		Name:        streamName(opts.Prefix),
 		Description: "The log of kvbus at " + opts.Prefix,
@@ -62,24 +71,25 @@ func openLog(ctx context.Context, js jetstream.JetStream, opts Options) (jetstre
 		Discard:     jetstream.DiscardNew,
 		MaxBytes:    opts.MaxLogBytes,
 		DenyDelete:  true,
+		AllowDirect: true,
+		RePublish:   &jetstream.RePublish{Source: logSubject(opts.Prefix), Destination: liveSubject(opts.Prefix)},
 	}
 	if want.MaxBytes == 0 {
 		want.MaxBytes = -1
 	}
-	stream, err := js.CreateStream(ctx, want)
-	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
-		return existingLog(ctx, js, want)
+	stream, err := js.Stream(ctx, want.Name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		stream, err = js.CreateStream(ctx, want)
 	}
-	return stream, err
+	if err != nil {
+		return err
+	}
+	return adjust(ctx, js, stream, want)
 }
 
-// existingLog returns the stream that is there, after it was compared with what
-// is wanted. What can be changed safely is changed.
-func existingLog(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig) (jetstream.Stream, error) {
-	stream, err := js.Stream(ctx, want.Name)
-	if err != nil {
-		return nil, err
-	}
+// adjust compares the stream that is there with what is wanted. What can be
+// changed safely is changed.
+func adjust(ctx context.Context, js jetstream.JetStream, stream jetstream.Stream, want jetstream.StreamConfig) error {
 	have := stream.CachedInfo().Config
 	foreign := func(what string, have, want any) error {
 		return fmt.Errorf("%w: the stream %s has %s %v, a log of kvbus has %v: it is somebody else's, or was changed by hand",
@@ -87,29 +97,48 @@ func existingLog(ctx context.Context, js jetstream.JetStream, want jetstream.Str
 	}
 	switch {
 	case len(have.Subjects) != 1 || have.Subjects[0] != want.Subjects[0]:
-		return nil, foreign("the subjects", have.Subjects, want.Subjects)
+		return foreign("the subjects", have.Subjects, want.Subjects)
 	case have.Storage != want.Storage:
-		return nil, foreign("the storage", have.Storage, want.Storage)
+		return foreign("the storage", have.Storage, want.Storage)
 	case have.Retention != want.Retention:
-		return nil, foreign("the retention", have.Retention, want.Retention)
+		return foreign("the retention", have.Retention, want.Retention)
 	case have.Discard != want.Discard:
-		return nil, foreign("the discard policy", have.Discard, want.Discard)
+		return foreign("the discard policy", have.Discard, want.Discard)
 	case have.MaxMsgs > 0 || have.MaxAge > 0 || have.MaxMsgsPerSubject > 0:
-		return nil, foreign("limits", "on messages or age", "none")
+		return foreign("limits", "on messages or age", "none")
+	case have.RePublish != nil && *have.RePublish != *want.RePublish:
+		return foreign("the republication", *have.RePublish, *want.RePublish)
 	}
-	if have.Replicas == want.Replicas && have.MaxBytes == want.MaxBytes {
-		return stream, nil
+	if have.Replicas == want.Replicas && have.MaxBytes == want.MaxBytes && have.AllowDirect && have.RePublish != nil {
+		return nil
 	}
 	have.Replicas, have.MaxBytes = want.Replicas, want.MaxBytes
-	return js.UpdateStream(ctx, have)
+	have.AllowDirect, have.RePublish = want.AllowDirect, want.RePublish
+	_, err := js.UpdateStream(ctx, have)
+	return err
 }
+
+// logState returns what the log has.
+func (s *Store) logState(ctx context.Context) (jetstream.StreamState, error) {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	stream, err := s.js.Stream(ctx, streamName(s.opts.Prefix))
+	if err != nil {
+		return jetstream.StreamState{}, err
+	}
+	return stream.CachedInfo().State, nil
+}
+
+// noPeers is JetStream's error while too few servers of a cluster are there.
+const noPeers jetstream.ErrorCode = 10005
 
 // transient reports whether an error of JetStream may pass by itself.
 func transient(err error) bool {
 	if api, ok := errors.AsType[*jetstream.APIError](err); ok {
-		return api.Code >= 500
+		return api.Code >= 500 || api.ErrorCode == noPeers
 	}
 	return errors.Is(err, nats.ErrNoResponders) || errors.Is(err, nats.ErrTimeout) ||
 		errors.Is(err, jetstream.ErrJetStreamNotEnabled) || errors.Is(err, context.DeadlineExceeded) ||
-		errors.Is(err, nats.ErrReconnectBufExceeded)
+		errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) || // another worker was faster
+		errors.Is(err, nats.ErrReconnectBufExceeded) || errors.Is(err, errNoRecord)
 }

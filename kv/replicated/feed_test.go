@@ -1,0 +1,114 @@
+package replicated_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"kvbus/bus/bustest"
+	"kvbus/kv"
+	"kvbus/kv/replicated"
+)
+
+// A worker that gets none of the records that JetStream sends out has them all
+// the same.
+func TestRecordsThatAreLostAreFetched(t *testing.T) {
+	s := bustest.StartServer(t, server.Options{
+		JetStream: true, StoreDir: t.TempDir(),
+		Users: []*server.User{
+			{Username: "whole", Password: "x"},
+			{Username: "deaf", Password: "x", Permissions: &server.Permissions{
+				Subscribe: &server.SubjectPermission{Deny: []string{"$KVBUS.*.live"}},
+			}},
+		},
+	})
+	connect := func(user string) *replicated.Store {
+		quiet := nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {})
+		store, err := replicated.Open(bounded(t), bustest.Connect(t, s, nats.UserInfo(user, "x"), quiet), replicated.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { store.Close() })
+		return store
+	}
+	whole, deaf := connect("whole"), connect("deaf")
+	for i := range 20 {
+		if _, err := kv.Of(deaf).Set(bounded(t), "k", fmt.Sprint("own ", i)); err != nil {
+			t.Fatal(err)
+		}
+		other := fmt.Sprint("other ", i)
+		if _, err := kv.Of(whole).Set(bounded(t), "k", other); err != nil {
+			t.Fatal(err)
+		}
+		if entry, err := kv.Of(deaf).Get(bounded(t), "k"); err != nil || entry.Value != other {
+			t.Fatalf("it reads %q, %v; want %q", entry.Value, err, other)
+		}
+	}
+	// What it does not ask for it has as well, a little later.
+	events := deaf.Watch(bounded(t), kv.WatchOptions{})
+	if _, err := kv.Of(whole).Set(bounded(t), "k", "last"); err != nil {
+		t.Fatal(err)
+	}
+	for event, err := range events {
+		if err != nil || event.Value != "last" {
+			t.Errorf("the event is %+v, %v", event, err)
+		}
+		break
+	}
+}
+
+// A log that has lost what a worker has applied is none to go on with: its next
+// record is not the one after.
+func TestLogThatWentBack(t *testing.T) {
+	s := startServer(t)
+	first := open(t, s, replicated.Options{})
+	for i := range 10 {
+		if _, err := kv.Of(first).Set(bounded(t), fmt.Sprint("k", i), "v"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	js, err := jetstream.New(bustest.Connect(t, s))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := js.DeleteStream(bounded(t), "KVBUS_kv"); err != nil {
+		t.Fatal(err)
+	}
+	second := open(t, s, replicated.Options{Limits: kv.Limits{MaxKeys: 5}}) // appends a record
+	select {
+	case err := <-first.Failed():
+		t.Log(err)
+	case <-time.After(patience):
+		t.Error("the worker goes on with another log")
+	}
+	if entry, err := kv.Of(second).Get(bounded(t), "k0"); err == nil {
+		t.Errorf("the new log has %+v", entry)
+	}
+}
+
+// What looks like a record and was not sent by JetStream is not taken for one.
+func TestNoRecord(t *testing.T) {
+	s := startServer(t)
+	store := open(t, s, replicated.Options{})
+	nc := bustest.Connect(t, s)
+	for _, header := range []nats.Header{
+		nil,
+		{"Nats-Stream": {"KVBUS_kv"}, "Nats-Sequence": {"0"}, "Nats-Time-Stamp": {"2026-01-02T03:04:05Z"}},
+		{"Nats-Stream": {"KVBUS_kv"}, "Nats-Sequence": {"2"}, "Nats-Time-Stamp": {"yesterday"}},
+		{"Nats-Stream": {"other"}, "Nats-Sequence": {"2"}, "Nats-Time-Stamp": {"2026-01-02T03:04:05Z"}},
+	} {
+		if err := nc.PublishMsg(&nats.Msg{Subject: "$KVBUS.kv.live", Header: header, Data: []byte("garbage")}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := nc.FlushTimeout(patience); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := kv.Of(store).Set(bounded(t), "k", "v"); err != nil {
+		t.Error(err)
+	}
+}
