@@ -151,6 +151,9 @@ func (w *worker) openStore(ctx context.Context) (kv.Store, error) {
 		MaxKeys:      int64(w.cfg.Store.MaxKeys),
 		MaxValueSize: int64(w.cfg.Store.MaxValueSize),
 		MaxBytes:     int64(w.cfg.Store.MaxBytes),
+
+		MaxRequestIDs: int64(w.cfg.Store.RequestIDs.Max),
+		MaxRequestAge: w.cfg.Store.RequestIDs.MaxAge,
 	}
 	replay := w.cfg.Store.Replay
 	if !w.durable() {

@@ -107,6 +107,14 @@ type Store struct {
 	MaxValueSize Size   `koanf:"max_value_size" flag:"max-value-size" arg:"size" usage:"largest value, up to 8MiB"`
 	MaxBytes     Size   `koanf:"max_bytes" flag:"max-bytes" arg:"size" usage:"most bytes of all keys and values together; 0: no limit"`
 	Replay       Replay `koanf:"replay"`
+
+	RequestIDs RequestIDs `koanf:"request_ids"`
+}
+
+// RequestIDs is the window in which a request with an id can be sent again.
+type RequestIDs struct {
+	Max    int           `koanf:"max" arg:"count" usage:"requests with an id that are remembered, so that they can be sent again; up to 150 bytes of memory each"`
+	MaxAge time.Duration `koanf:"max_age" arg:"duration" usage:"how long a request with an id is remembered"`
 }
 
 // Replay bounds the ring of recent events that watchers can go back to: an
@@ -170,6 +178,7 @@ func Default() Config {
 			MaxKeys:        10_000,
 			MaxValueSize:   1 * MiB,
 			Replay:         Replay{MaxEvents: 65_536, MaxBytes: 64 * MiB},
+			RequestIDs:     RequestIDs{Max: 65_536, MaxAge: 2 * time.Minute},
 		},
 		Cluster: Cluster{Name: "kvbus"},
 		Service: Service{

@@ -43,6 +43,8 @@ var wantFlags = map[string]string{
 	"store.max_bytes":           "max-bytes",
 	"store.replay.max_events":   "",
 	"store.replay.max_bytes":    "",
+	"store.request_ids.max":     "",
+	"store.request_ids.max_age": "",
 	"cluster.node_name":         "node-name",
 	"cluster.name":              "cluster-name",
 	"cluster.listen":            "cluster-listen",

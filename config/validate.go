@@ -106,6 +106,9 @@ func (v *validator) checkStore(s Store) {
 	v.require(s.Replay.MaxEvents >= 1, "store.replay.max_events", "must be 1 or more")
 	v.require(s.Replay.MaxBytes >= s.MaxValueSize, "store.replay.max_bytes",
 		fmt.Sprintf("must be at least store.max_value_size (%v), so that an event fits", s.MaxValueSize), "store.max_value_size")
+	v.require(s.RequestIDs.Max >= 1, "store.request_ids.max", "must be 1 or more")
+	v.require(s.RequestIDs.MaxAge > 0 && s.RequestIDs.MaxAge >= s.RequestTimeout, "store.request_ids.max_age",
+		fmt.Sprintf("must be more than 0s, and at least store.request_timeout (%v), after which requests are sent again", s.RequestTimeout), "store.request_timeout")
 }
 
 // checkDurable is about what holds entries beyond the life of the process.

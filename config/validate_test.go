@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"kvbus/config"
 )
@@ -78,6 +79,9 @@ func TestValidate(t *testing.T) {
 		"bytes below a value":  {func(c *config.Config) { c.Store.MaxBytes = config.MiB - 1 }, "store.max_bytes (--max-bytes) is 1048575B: must be 0 (no limit), or at least store.max_value_size (1MiB)"},
 		"replay of nothing":    {func(c *config.Config) { c.Store.Replay.MaxEvents = 0 }, "store.replay.max_events is 0: must be 1 or more"},
 		"replay below a value": {func(c *config.Config) { c.Store.Replay.MaxBytes = 1 }, "store.replay.max_bytes is 1B: must be at least store.max_value_size (1MiB)"},
+		"no request ids":       {func(c *config.Config) { c.Store.RequestIDs.Max = 0 }, "store.request_ids.max is 0: must be 1 or more"},
+		"no time to repeat":    {func(c *config.Config) { c.Store.RequestIDs.MaxAge = 0 }, "store.request_ids.max_age is 0s: must be more than 0s"},
+		"too early to repeat":  {func(c *config.Config) { c.Store.RequestIDs.MaxAge = 4 * time.Second }, "store.request_ids.max_age is 4s: must be more than 0s, and at least store.request_timeout (5s)"},
 
 		"durable":                  {func(c *config.Config) { c.Store.DataDir, c.Store.SyncAlways, c.Store.Replicas = "d", true, 1 }, ""},
 		"durable, external":        {func(c *config.Config) { external(c); c.Store.Replicated, c.Store.Replicas = true, 3 }, ""},
