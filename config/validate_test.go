@@ -136,7 +136,7 @@ func TestValidateReportsEveryProblem(t *testing.T) {
 	}
 	want := []string{
 		"log.level", "log.format", "store.consistency", "name", "nats.listen", "bus.prefix",
-		"store.max_value_size", "store.replay.max_events",
+		"store.max_value_size", "store.replay.max_events", "store.request_ids.max", "store.request_ids.max_age",
 		"store.snapshot_bytes", "store.snapshot_max_age", "store.request_timeout",
 		"cluster.name", "service.max_pending",
 	}
