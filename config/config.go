@@ -113,8 +113,8 @@ type Store struct {
 
 // RequestIDs is the window in which a request with an id can be sent again.
 type RequestIDs struct {
-	Max    int           `koanf:"max" arg:"count" usage:"requests with an id that are remembered, so that they can be sent again; up to 150 bytes of memory each"`
-	MaxAge time.Duration `koanf:"max_age" arg:"duration" usage:"how long a request with an id is remembered"`
+	Max    int           `koanf:"max" arg:"count" usage:"most requests with an id to remember, for repeats"`
+	MaxAge time.Duration `koanf:"max_age" arg:"duration" usage:"how long to remember a request with an id"`
 }
 
 // Replay bounds the ring of recent events that watchers can go back to: an
