@@ -28,12 +28,12 @@
 // # Shutdown
 //
 // Close the store; the bridge publishes what is due, and [Bridge.Wait] returns.
+// Where nothing is due, it does not wait for a server that is away.
 package watchbridge
 
 import (
 	"context"
 	"errors"
-	"fmt"
 	"iter"
 	"log/slog"
 	"sync"
@@ -86,6 +86,7 @@ type Bridge struct {
 	encoder   bus.Encoder
 	position  atomic.Uint64 // revision of the last event that was handed over, or is lost
 	confirmed atomic.Uint64 // revision of the last event that the server has, or is lost
+	newest    atomic.Uint64 // revision of the last event seen while there was no connection
 	published atomic.Uint64
 	lost      atomic.Uint64
 
@@ -131,19 +132,6 @@ func (b *Bridge) Stats() Stats {
 	return Stats{Published: b.published.Load(), Lost: b.lost.Load(), Revision: b.confirmed.Load()}
 }
 
-// Wait returns when the source is closed and all its events are published. If
-// ctx ends earlier, the bridge stops and the error says how many were not.
-func (b *Bridge) Wait(ctx context.Context) error {
-	select {
-	case <-b.done:
-		return nil
-	case <-ctx.Done():
-	}
-	b.cancel()
-	<-b.done
-	return fmt.Errorf("events after revision %d may be unpublished: %w", b.confirmed.Load(), ctx.Err())
-}
-
 // run publishes, session by session, each on a connection of its own.
 func (b *Bridge) run(ctx context.Context) {
 	defer close(b.done)
@@ -153,19 +141,23 @@ func (b *Bridge) run(ctx context.Context) {
 		if errors.Is(err, kv.ErrClosed) || ctx.Err() != nil {
 			return
 		}
-		b.logger.Warn("publishing events was interrupted", "error", err, "confirmed_revision", b.confirmed.Load())
-		select {
-		case <-time.After(retryDelay):
-		case <-ctx.Done():
-			return
-		}
+		b.pause(ctx, err)
+	}
+}
+
+// pause is what comes between a failure and the next attempt.
+func (b *Bridge) pause(ctx context.Context, failure error) {
+	b.logger.Warn("publishing events was interrupted", "error", failure, "confirmed_revision", b.confirmed.Load())
+	select {
+	case <-time.After(retryDelay):
+	case <-ctx.Done():
 	}
 }
 
 // session publishes on one connection until that breaks, or the source ends,
 // which is [kv.ErrClosed].
 func (b *Bridge) session(ctx context.Context) error {
-	nc, err := b.opts.Dial(ctx)
+	nc, err := b.dial(ctx)
 	if err != nil {
 		return err
 	}
@@ -198,6 +190,32 @@ func (b *Bridge) session(ctx context.Context) error {
 		}
 	}
 	return err
+}
+
+// dial makes a connection. It waits for one as long as something is due, or may
+// be; else it fails with [kv.ErrClosed] once the source is closed.
+func (b *Bridge) dial(ctx context.Context) (*nats.Conn, error) {
+	ctx, end := context.WithCancelCause(ctx)
+	var looking sync.WaitGroup
+	defer looking.Wait()
+	defer end(nil)
+	looking.Go(func() {
+		if b.lookAhead(ctx) && b.due() == 0 {
+			end(kv.ErrClosed)
+		}
+	})
+	for {
+		nc, err := b.opts.Dial(ctx)
+		if err == nil {
+			return nc, nil
+		}
+		if ctx.Err() == nil {
+			b.pause(ctx, err)
+		}
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+	}
 }
 
 // publishAll publishes what comes after the last confirmed event, until the

@@ -161,6 +161,7 @@ func (b *Bridge) resume(ctx context.Context, log Log, consumer jetstream.Consume
 	}
 	b.logger.Info("publishing events", "after_revision", before)
 	b.position.Store(before)
+	b.raise(before) // the server has what was acknowledged
 	return nil
 }
 

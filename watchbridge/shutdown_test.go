@@ -1,0 +1,136 @@
+package watchbridge_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+
+	"kvbus/bus/bustest"
+	"kvbus/kv"
+	"kvbus/kv/memory"
+	"kvbus/watchbridge"
+)
+
+// A store that is closed while the server is away has nobody to wait for, unless
+// there is something to publish.
+func TestWaitWithoutServer(t *testing.T) {
+	st := start(t, memory.Options{})
+	st.set(t, "k", "heard")
+	waitFor(t, func() bool { return st.bridge.Stats().Revision == 1 })
+	st.proxy.Redirect("127.0.0.1:1") // nobody is there
+	st.finish(t)
+}
+
+// The same where making a connection waits for the server.
+func TestWaitWithoutServerToConnectTo(t *testing.T) {
+	store := memory.New(memory.Options{})
+	dialing := make(chan struct{})
+	bridge := watchbridge.Start(store, watchbridge.Options{Dial: func(ctx context.Context) (*nats.Conn, error) {
+		close(dialing)
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}})
+	<-dialing
+	store.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := bridge.Wait(ctx); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// What is due is published when the server comes back in time.
+func TestWaitForServer(t *testing.T) {
+	st := start(t, memory.Options{})
+	st.proxy.Redirect("127.0.0.1:1") // nobody is there
+	st.set(t, "k", "late")
+	st.store.Close()
+	ended := make(chan error, 1)
+	go func() { ended <- st.bridge.Wait(t.Context()) }()
+	select {
+	case err := <-ended:
+		t.Fatalf("the wait is over before the event is published: %v", err)
+	case <-time.After(10 * time.Millisecond): // long enough to fail now and then
+	}
+	st.proxy.Redirect(st.server.Addr().String())
+	if event := st.next(t); event.Value != "late" {
+		t.Errorf("the event is %+v", event)
+	}
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestWaitCountsWhatIsNotPublished(t *testing.T) {
+	for name, patience := range map[string]time.Duration{"after a while": 20 * time.Millisecond, "at once": 0} {
+		t.Run(name, func(t *testing.T) {
+			st := start(t, memory.Options{ReplayEvents: 10})
+			st.set(t, "k", "heard")
+			waitFor(t, func() bool { return st.bridge.Stats().Revision == 1 })
+			st.proxy.Redirect("127.0.0.1:1") // nobody is there
+			for range 7 {
+				st.set(t, "k", "unheard")
+			}
+			st.store.Close()
+			ctx, cancel := context.WithTimeout(context.Background(), patience)
+			defer cancel()
+			err := st.bridge.Wait(ctx)
+			if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "7 events after revision 1") {
+				t.Errorf("a wait without a bus returns %v", err)
+			}
+		})
+	}
+}
+
+// Of workers that share a store, the one that publishes waits for the server
+// where something is due; the others never do.
+func TestElectedWithoutServer(t *testing.T) {
+	for name, test := range map[string]struct {
+		unheard int
+		want    string // in the error; empty for none
+	}{
+		"nothing is due":   {0, ""},
+		"something is due": {3, "3 events after revision 2"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := bustest.StartServer(t, server.Options{JetStream: true, StoreDir: t.TempDir()})
+			proxy := bustest.StartProxy(t, s.Addr().String())
+			publishing := startPublisher(t, s, proxy.URL())
+			set := func() {
+				if _, err := kv.Of(publishing.store).Set(t.Context(), "k", ""); err != nil {
+					t.Fatal(err)
+				}
+			}
+			set()
+			waitFor(t, func() bool { return publishing.bridge.Stats().Revision == 1 })
+			waiting := startPublisher(t, s, proxy.URL())
+			set()
+			waitFor(t, func() bool { return publishing.bridge.Stats().Revision == 2 })
+			proxy.Redirect("127.0.0.1:1") // nobody is there
+			for range test.unheard {
+				set()
+			}
+
+			ctx, cancel := context.WithTimeout(context.Background(), patience)
+			defer cancel()
+			waiting.store.Close()
+			if err := waiting.bridge.Wait(ctx); err != nil {
+				t.Errorf("the worker that did not publish: %v", err)
+			}
+			publishing.store.Close()
+			if test.want != "" {
+				ctx, cancel = context.WithTimeout(ctx, 300*time.Millisecond)
+				defer cancel()
+			}
+			err := publishing.bridge.Wait(ctx)
+			if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
+				t.Errorf("the worker that published: %v", err)
+			}
+		})
+	}
+}
