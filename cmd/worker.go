@@ -126,10 +126,8 @@ func (w *worker) startServer(ctx context.Context) (*embedded.Server, error) {
 	if w.cfg.NATS.Config != "" && listen == config.Default().NATS.Listen {
 		listen = "" // the file's own address holds
 	}
-	if w.cfg.Cluster.Enabled() {
-		return nil, errors.New("cluster.listen is set, and several nodes are not supported yet: the loss of one can stop the others for too long")
-	}
-	return embedded.Start(ctx, embedded.Options{
+	cluster := w.cfg.Cluster
+	options := embedded.Options{
 		ServerName: w.cfg.Name,
 		Listen:     listen,
 		ConfigFile: w.cfg.NATS.Config,
@@ -138,7 +136,28 @@ func (w *worker) startServer(ctx context.Context) (*embedded.Server, error) {
 		StoreDir:   w.cfg.Store.DataDir,
 		SyncAlways: w.cfg.Store.SyncAlways,
 		Logger:     w.logger,
-	})
+	}
+	if !cluster.Enabled() {
+		return embedded.Start(ctx, options)
+	}
+	options.ServerName = cluster.NodeName
+	options.Cluster = embedded.Cluster{
+		Name:      cluster.Name,
+		Listen:    cluster.Listen,
+		Advertise: cluster.Advertise,
+		Routes:    cluster.Routes.List(),
+		User:      cluster.User,
+		Password:  string(cluster.Password),
+		TLS:       embedded.ClusterTLS(cluster.TLS),
+	}
+	server, err := embedded.Start(ctx, options)
+	if err != nil {
+		return nil, err
+	}
+	if err := server.WaitForQuorum(ctx); err != nil {
+		return nil, errors.Join(err, shutdown(context.WithoutCancel(ctx), server))
+	}
+	return server, nil
 }
 
 // durable reports whether the store survives this process.
@@ -260,12 +279,17 @@ func (w *worker) stop(ctx context.Context) error {
 		w.requests.Close()
 	}
 	if w.server != nil {
-		shutdown, cancel := context.WithTimeout(ctx, shutdownTimeout)
-		defer cancel()
-		errs = append(errs, w.server.Shutdown(shutdown))
+		errs = append(errs, shutdown(ctx, w.server))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("stop: %w", err)
 	}
 	return nil
+}
+
+// shutdown ends a server.
+func shutdown(ctx context.Context, server *embedded.Server) error {
+	ctx, cancel := context.WithTimeout(ctx, shutdownTimeout)
+	defer cancel()
+	return server.Shutdown(ctx)
 }
