@@ -20,6 +20,13 @@
 // there. Events then come twice after another worker took over, and none is
 // left out as long as that worker's ring reaches back to it.
 //
+// # Heartbeats
+//
+// On a subject of its own the bridge tells how far the events came: at most a
+// second after an event, and every ten seconds while nothing happens. So a
+// watcher that lost the last event learns it, and one that hears nothing knows
+// that something is wrong. Workers that share a store send one between them.
+//
 // # Slow servers
 //
 // Nothing waits for the bridge: commands go on while it is behind, and what it
@@ -33,6 +40,7 @@ package watchbridge
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"iter"
 	"log/slog"
@@ -75,6 +83,10 @@ type Options struct {
 	After uint64
 	// Logger gets what goes wrong; the default discards it.
 	Logger *slog.Logger
+	// BurstHeartbeat is how long after an event a heartbeat comes at most, and
+	// IdleHeartbeat the time between two while nothing happens; 0 means one
+	// second, and ten.
+	BurstHeartbeat, IdleHeartbeat time.Duration
 }
 
 // A Bridge publishes events until its source is closed.
@@ -93,8 +105,11 @@ type Bridge struct {
 	buffer  []kv.Event
 	mark    atomic.Pointer[mark] // the last record of the log that was handed over
 	pending chan struct{}        // something was published and is to be confirmed
-	cancel  context.CancelFunc
-	done    chan struct{}
+
+	epoch    string        // of the store, where its life is that of the bridge
+	advanced chan struct{} // confirmed was raised
+	cancel   context.CancelFunc
+	done     chan struct{}
 }
 
 // Stats counts what a bridge did.
@@ -119,8 +134,20 @@ func Start(source Source, opts Options) *Bridge {
 		logger:  opts.Logger,
 		buffer:  make([]kv.Event, eventBuffer),
 		pending: make(chan struct{}, 1),
-		cancel:  cancel,
-		done:    make(chan struct{}),
+
+		advanced: make(chan struct{}, 1),
+
+		cancel: cancel,
+		done:   make(chan struct{}),
+	}
+	if b.opts.BurstHeartbeat == 0 {
+		b.opts.BurstHeartbeat = burstHeartbeat
+	}
+	if b.opts.IdleHeartbeat == 0 {
+		b.opts.IdleHeartbeat = idleHeartbeat
+	}
+	if _, shared := source.(Log); !shared {
+		b.epoch = rand.Text()
 	}
 	b.confirmed.Store(opts.After)
 	go b.run(ctx)
@@ -176,6 +203,7 @@ func (b *Bridge) session(ctx context.Context) error {
 	b.position.Store(b.confirmed.Load())
 	b.mark.Store(nil)
 	confirmer.Go(func() { b.confirmAll(ctx, nc, end) })
+	confirmer.Go(func() { b.heartbeats(ctx, nc) })
 	if log, ok := b.source.(Log); ok {
 		err = b.publishElected(ctx, nc, log)
 	} else {
@@ -290,9 +318,16 @@ func (b *Bridge) logLost(first, last uint64, reason string) {
 func (b *Bridge) raise(revision uint64) {
 	for {
 		old := b.confirmed.Load()
-		if revision <= old || b.confirmed.CompareAndSwap(old, revision) {
+		if revision <= old {
 			return
 		}
+		if b.confirmed.CompareAndSwap(old, revision) {
+			break
+		}
+	}
+	select {
+	case b.advanced <- struct{}{}:
+	default:
 	}
 }
 

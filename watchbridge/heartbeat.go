@@ -1,0 +1,110 @@
+package watchbridge
+
+import (
+	"context"
+	"math/rand/v2"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"kvbus/bus"
+)
+
+const (
+	// burstHeartbeat is how long after an event the next heartbeat comes at most,
+	// and the shortest time between two of them.
+	burstHeartbeat = time.Second
+	// idleHeartbeat is the time between heartbeats while nothing happens.
+	idleHeartbeat = 10 * time.Second
+)
+
+// A pulse publishes heartbeats on one connection. All workers of a store hear
+// those of the others, and keep quiet where one came in time.
+type pulse struct {
+	bridge      *Bridge
+	nc          *nats.Conn
+	log         Log // nil where nobody shares the store
+	burst, idle time.Duration
+	sent        uint64 // the revision of the last heartbeat that a change brought about
+}
+
+// heartbeats publishes heartbeats until ctx ends or the connection breaks,
+// which others notice.
+func (b *Bridge) heartbeats(ctx context.Context, nc *nats.Conn) {
+	p := &pulse{bridge: b, nc: nc, burst: b.opts.BurstHeartbeat, idle: b.opts.IdleHeartbeat}
+	p.log, _ = b.source.(Log)
+	heard := make(chan *nats.Msg, 16)
+	if _, err := nc.ChanSubscribe(b.opts.Subjects.HeartbeatSubject(), heard); err != nil {
+		b.logger.Debug("heartbeats of other workers can't be heard", "error", err)
+	}
+	if p.log == nil {
+		p.beat(b.confirmed.Load()) // a new life, or a connection that came back
+	}
+	var due <-chan time.Time
+	// The first comes soon: who watched before may have waited for this worker.
+	rest := time.NewTimer(p.burst + rand.N(p.burst))
+	defer rest.Stop()
+	for {
+		select {
+		case <-b.advanced:
+			if due == nil {
+				due = time.After(p.burst)
+			}
+		case <-due:
+			due = nil
+			if revision := b.confirmed.Load(); revision > p.sent {
+				p.sent = revision
+				p.beat(revision)
+			}
+		case <-heard: // its own come back as well
+		case <-rest.C:
+			p.beatIdle(ctx)
+		case <-ctx.Done():
+			return
+		}
+		rest.Reset(p.pause())
+	}
+}
+
+// pause is the time until an idle heartbeat is due, another one in each worker.
+func (p *pulse) pause() time.Duration { return p.idle + rand.N(p.idle/4+1) }
+
+func (p *pulse) beat(revision uint64) {
+	m := p.bridge.opts.Subjects.EncodeHeartbeat(bus.Heartbeat{Revision: revision, Epoch: p.bridge.epoch})
+	if err := p.nc.PublishMsg(m); err != nil {
+		p.bridge.logger.Debug("a heartbeat was not published", "error", err)
+	}
+}
+
+// beatIdle tells how far the events came. Where workers share the store, another
+// one may have published them; JetStream knows.
+func (p *pulse) beatIdle(ctx context.Context) {
+	if p.log == nil {
+		p.beat(p.bridge.confirmed.Load())
+		return
+	}
+	revision, err := p.acknowledged(ctx)
+	if err != nil {
+		if ctx.Err() == nil {
+			p.bridge.logger.Debug("how far the events came is not known", "error", err)
+		}
+		return
+	}
+	p.beat(revision)
+}
+
+// acknowledged returns the revision up to which any worker has published.
+func (p *pulse) acknowledged(ctx context.Context) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, confirmTimeout)
+	defer cancel()
+	js, err := jetstream.New(p.nc)
+	if err != nil {
+		return 0, err
+	}
+	consumer, err := js.Consumer(ctx, p.log.Stream(), Cursor)
+	if err != nil {
+		return 0, err
+	}
+	return p.log.RevisionAfter(ctx, consumer.CachedInfo().AckFloor.Stream)
+}
