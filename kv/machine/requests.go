@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"unsafe"
 
 	"kvbus/kv"
 )
@@ -83,7 +84,6 @@ type requests struct {
 	byID map[Digest]*Request
 	list requestList
 	tail *requestBlock
-	text []byte // what was digested last
 }
 
 // A requestList is a part of a list of blocks that is only ever appended to, so
@@ -147,7 +147,7 @@ func (q *requests) forget(limits *kv.Limits, now int64) {
 	count, age := limits.RequestWindow()
 	newest := &q.tail.requests[(q.list.skip+q.list.count-1)%requestBlockSize]
 	if now-newest.Time >= int64(age) {
-		*q = requests{text: q.text}
+		*q = requests{}
 		return
 	}
 	for {
@@ -162,31 +162,25 @@ func (q *requests) forget(limits *kv.Limits, now int64) {
 
 // digests returns the digests of cmd. Parts that vary in length come after
 // their length, so that no two commands are digested from the same text.
-func (q *requests) digests(cmd *kv.Command) (id, content Digest) {
-	text := append(q.text[:0], byte(cmd.Op))
+func digests(cmd *kv.Command) (id, content Digest) {
+	var room [512]byte // longer keys take some of the heap
+	text := append(room[:0], byte(cmd.Op))
 	text = appendString(text, cmd.Key)
 	text = appendString(text, cmd.RequestID)
 	id = digest(text)
 	text = binary.LittleEndian.AppendUint64(text, uint64(cmd.Delta))
 	text = binary.LittleEndian.AppendUint64(text, uint64(cmd.TTL))
 	text = binary.LittleEndian.AppendUint64(text, cmd.Expect.Revision)
-	text = append(text, byte(cmd.Expect.Kind))
+	text = append(text, byte(cmd.Expect.Kind), 0)
 	if cmd.KeepTTL {
-		text = append(text, 1)
-	} else {
-		text = append(text, 0)
+		text[len(text)-1] = 1
 	}
-	text = appendString(text, cmd.Expect.Value)
-	text = appendString(text, cmd.Value)
-	content = digest(text)
-	if cap(text) <= maxDigestText {
-		q.text = text
+	for _, value := range [...]string{cmd.Expect.Value, cmd.Value} {
+		sum := sha256.Sum256(unsafe.Slice(unsafe.StringData(value), len(value)))
+		text = append(text, sum[:]...)
 	}
-	return id, content
+	return id, digest(text)
 }
-
-// maxDigestText is the most memory that is kept for the next command.
-const maxDigestText = 64 << 10
 
 func appendString(text []byte, s string) []byte {
 	return append(binary.AppendUvarint(text, uint64(len(s))), s...)
@@ -199,7 +193,7 @@ func digest(text []byte) Digest {
 
 // applyOnce is do for a command with a request id.
 func (m *Machine) applyOnce(cmd *kv.Command, n *node) (kv.Result, error) {
-	id, content := m.requests.digests(cmd)
+	id, content := digests(cmd)
 	if r := m.requests.byID[id]; r != nil {
 		if r.Content != content {
 			return kv.Result{}, fmt.Errorf("%w: request id %q was used for another %v of %q", kv.ErrInvalidArgument, cmd.RequestID, cmd.Op, cmd.Key)

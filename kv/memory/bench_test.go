@@ -6,6 +6,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"runtime"
+	"strconv"
 	"testing"
 	"time"
 
@@ -190,6 +191,41 @@ func BenchmarkMemoryPerKey(b *testing.B) {
 		runtime.GC()
 		runtime.ReadMemStats(&after)
 		b.ReportMetric(float64(int(after.HeapAlloc-before.HeapAlloc)-size)/n, "overhead-B/key")
+		store.Close()
+	}
+}
+
+// BenchmarkRequestID overwrites keys with request ids, each a new one.
+func BenchmarkRequestID(b *testing.B) {
+	for _, size := range []int{128, 1 << 20} {
+		store, keys := filled(b, 1000, 0)
+		value := string(make([]byte, size))
+		b.Run(fmt.Sprintf("bytes=%d", size), func(b *testing.B) {
+			b.ReportAllocs()
+			i := 0
+			for b.Loop() {
+				do(b, store, kv.Command{Op: kv.OpSet, Key: keys[i%len(keys)], Value: value, RequestID: strconv.Itoa(i)})
+				i++
+			}
+		})
+		store.Close()
+	}
+}
+
+// BenchmarkMemoryPerRequestID reports what a remembered request costs.
+func BenchmarkMemoryPerRequestID(b *testing.B) {
+	for b.Loop() {
+		var before, after runtime.MemStats
+		store := memory.New(memory.Options{ReplayEvents: 1})
+		do(b, store, kv.Command{Op: kv.OpSet, Key: "key"})
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		for i := range 3 * kv.DefaultRequestIDs {
+			do(b, store, kv.Command{Op: kv.OpIncrement, Key: "number", RequestID: fmt.Sprintf("%036d", i)})
+		}
+		runtime.GC()
+		runtime.ReadMemStats(&after)
+		b.ReportMetric(float64(int(after.HeapAlloc-before.HeapAlloc))/kv.DefaultRequestIDs, "B/request")
 		store.Close()
 	}
 }
