@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -39,8 +40,8 @@ func (c *connector) connect(ctx context.Context, purpose string, extra ...nats.O
 	}
 	opts = append(opts, extra...)
 	for {
-		nc, err := c.attempt(opts)
-		if !errors.Is(err, nats.ErrNoServers) && !errors.Is(err, nats.ErrTimeout) {
+		nc, err := c.attempt(ctx, opts)
+		if !unreachable(err) {
 			return nc, err
 		}
 		c.logger.Warn("waiting for NATS", "error", err, "retry_in", retryDelay)
@@ -52,7 +53,49 @@ func (c *connector) connect(ctx context.Context, purpose string, extra ...nats.O
 	}
 }
 
-func (c *connector) attempt(opts []nats.Option) (*nats.Conn, error) {
+// unreachable reports whether err is that of a server that may be there later:
+// its name, the way to it or itself does not exist yet, or it says nothing. No
+// wait would mend a wrong address.
+func unreachable(err error) bool {
+	if _, wrong := errors.AsType[*net.AddrError](err); wrong {
+		return false
+	}
+	if _, unknown := errors.AsType[*net.DNSError](err); unknown {
+		return true
+	}
+	if op, ok := errors.AsType[*net.OpError](err); ok && (op.Op == "dial" || op.Timeout()) {
+		return true
+	}
+	return errors.Is(err, nats.ErrNoServers) || errors.Is(err, nats.ErrTimeout)
+}
+
+// attempt tries to connect once. If ctx ends earlier, it is left to itself: it
+// ends after connectTimeout for each server, and keeps nothing.
+func (c *connector) attempt(ctx context.Context, opts []nats.Option) (*nats.Conn, error) {
+	type outcome struct {
+		nc  *nats.Conn
+		err error
+	}
+	made := make(chan outcome)
+	go func() {
+		nc, err := c.dial(opts)
+		select {
+		case made <- outcome{nc, err}:
+		case <-ctx.Done():
+			if nc != nil {
+				nc.Close()
+			}
+		}
+	}()
+	select {
+	case o := <-made:
+		return o.nc, o.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (c *connector) dial(opts []nats.Option) (*nats.Conn, error) {
 	switch {
 	case c.server != nil:
 		return c.server.Connect(opts...)
