@@ -21,13 +21,22 @@ func newLogger(w io.Writer, settings config.Log, environ []string) *slog.Logger 
 	level := logLevel(settings.Level)
 	terminal := isTerminal(w)
 	if settings.Format == "json" || settings.Format == "auto" && !terminal {
-		return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level}))
+		return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: durationText}))
 	}
 	return slog.New(tint.NewTextHandler(w, &tint.Options{
 		Level:      level,
 		TimeFormat: time.DateTime + ".000",
 		NoColor:    !terminal || !wantsColor(environ),
 	}))
+}
+
+// durationText writes a duration with its unit in JSON too, where it would be a
+// number of nanoseconds.
+func durationText(_ []string, attr slog.Attr) slog.Attr {
+	if attr.Value.Kind() == slog.KindDuration {
+		attr.Value = slog.StringValue(attr.Value.Duration().String())
+	}
+	return attr
 }
 
 // logLevel takes what validation lets through.

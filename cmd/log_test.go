@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
+	"time"
 
 	"kvbus/config"
 )
@@ -41,6 +42,17 @@ func TestLogLevel(t *testing.T) {
 			if got.String() != want {
 				t.Errorf("level %s as %s logs %q; want %q", level, format, got.String(), want)
 			}
+		}
+	}
+}
+
+func TestDurationsHaveTheirUnit(t *testing.T) {
+	t.Parallel()
+	for format, want := range map[string]string{"json": `"retry_in":"2s"`, "text": "retry_in=2s"} {
+		var out bytes.Buffer
+		newLogger(&out, config.Log{Level: "info", Format: format}, nil).Info("waiting", "retry_in", 2*time.Second)
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("as %s a duration is logged as %s", format, out.String())
 		}
 	}
 }
