@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"strconv"
 	"sync"
@@ -12,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"kvbus/bus"
+	"kvbus/kv"
 )
 
 // While clients keep it busy, a worker is told to stop: every request that it
@@ -196,15 +199,80 @@ func TestSecondSignal(t *testing.T) {
 	}
 }
 
-// Shutdown does not wait longer than it was told, for a server that is gone.
+// A worker whose server is gone and that has nothing to publish stops at once.
 func TestStopWithoutServer(t *testing.T) {
 	t.Parallel()
+	for name, args := range map[string][]string{
+		"in memory":  nil,
+		"replicated": {"--replicated"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := startServer(t, fmt.Sprintf("jetstream: {store_dir: %q}", t.TempDir()))
+			w := serveOn(t, s.url, append(args, "--drain-timeout", "1h")...)
+			if _, err := ask(connect(t, s.url), "kv.get.color", ""); !errors.Is(err, kv.ErrNotFound) {
+				t.Fatal(err)
+			}
+			s.kill()
+			// The bridge and the requests have connections of their own.
+			w.awaitLog(t, "disconnected from NATS")
+			w.awaitLog(t, "waiting for NATS")
+			told := time.Now()
+			w.terminate(t)
+			if took := time.Since(told); took > stopPatience {
+				t.Errorf("the worker stopped after %v", took)
+			}
+		})
+	}
+}
+
+// stopPatience is far less than any timeout that a stop without a server could
+// run into, and far more than it takes.
+const stopPatience = 2 * time.Second
+
+// A server that does not answer is waited for only as long as it is there.
+func TestServerIsLostDuringStop(t *testing.T) {
+	t.Parallel()
 	s := startServer(t, "")
-	w := serveOn(t, s.url, "--drain-timeout", "100ms")
-	mustAsk(t, connect(t, s.url), "kv.set.color", "blue")
+	w := serveOn(t, s.url, "--drain-timeout", "1h")
+	s.signal(t, syscall.SIGSTOP)
+	w.signal(t, syscall.SIGTERM)
+	w.awaitLog(t, "stopping")
+	s.kill()
+	lost := time.Now()
+	w.expectExit(t, 0)
+	if took := time.Since(lost); took > stopPatience {
+		t.Errorf("the worker stopped %v after its server was gone", took)
+	}
+}
+
+// Events that are due are waited for, until the drain timeout and no longer.
+func TestStopWithoutServerWhileEventsAreDue(t *testing.T) {
+	t.Parallel()
+	const drain = time.Second
+	s := startServer(t, "")
+	w := serveOn(t, s.url, "--drain-timeout", drain.String())
+	// The keys expire, and their events are due, when nobody can be told.
+	client := connect(t, s.url)
+	for i := range 3 {
+		m := nats.NewMsg(fmt.Sprint("kv.set.session.", i))
+		m.Header.Set(bus.HeaderTTL, "2s")
+		request(t, client, m)
+	}
+	expiry := time.Now().Add(2 * time.Second)
 	s.kill()
 	w.awaitLog(t, "disconnected from NATS")
+	time.Sleep(time.Until(expiry.Add(500 * time.Millisecond))) // nobody can be asked
+	told := time.Now()
 	w.signal(t, syscall.SIGTERM)
-	w.wait(t)
-	w.awaitLog(t, "stopping")
+	w.expectExit(t, 1)
+	if took := time.Since(told); took < drain || took > drain+stopPatience {
+		t.Errorf("the worker stopped after %v; want %v", took, drain)
+	}
+	unpublished := w.awaitLog(t, "events were not published")
+	// Those of the writes may not have been confirmed.
+	if events, _ := unpublished["events"].(float64); events < 3 || events > 6 {
+		t.Errorf("the log says %v", unpublished)
+	}
+	expectParts(t, w.stderr.String(), "kvbus: stop: ", "were not published")
 }
