@@ -21,6 +21,12 @@
 // not; because a string can't be changed, what goes in and what comes out is
 // shared without copies and nobody can alter it behind the store's back.
 //
+// # Repeats
+//
+// A command that was not answered may or may not have taken effect. One with a
+// RequestID can be given again: it takes effect once, and is answered as the
+// first time, for as long as the [Limits] say.
+//
 // # Slow watchers
 //
 // A watcher never holds up a store. One that falls behind the store's ring of

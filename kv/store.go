@@ -29,8 +29,7 @@ type Store interface {
 	// [ErrQuotaExceeded]. If anything else but the trace is another in the later
 	// command, it fails with [ErrInvalidArgument] and nothing is done. Outcomes
 	// are forgotten as [Limits] say; errors other than those four are not
-	// remembered. A store that can't remember answers every command with a
-	// RequestID with [errors.ErrUnsupported].
+	// remembered.
 	Do(ctx context.Context, cmd Command) (Result, error)
 
 	// Get returns the live entry of key. It fails with [ErrNotFound] if there is

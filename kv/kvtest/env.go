@@ -237,7 +237,9 @@ func describe(cmd kv.Command) string {
 		TTL     time.Duration
 		KeepTTL bool
 		Expect  kv.Expectation
-	}{fmt.Sprintf("%.60s", cmd.Value), cmd.Delta, cmd.TTL, cmd.KeepTTL, cmd.Expect})
+
+		RequestID string
+	}{fmt.Sprintf("%.60s", cmd.Value), cmd.Delta, cmd.TTL, cmd.KeepTTL, cmd.Expect, cmd.RequestID})
 }
 
 // write returns the command of a write, for checks that go over several of them.

@@ -14,6 +14,15 @@
 // every entry whose deadline is not after the command's time expires, in the
 // order of deadlines and, among equal ones, of revisions.
 //
+// # Requests
+//
+// What came of a command with a request id is remembered, and is the answer to
+// the same command with the same id: a [Request] each, which has no more of the
+// command than two digests. They are forgotten in the order in which they came:
+// those that [kv.Limits] leave no room for, and those whose age has been reached
+// by the machine's time. So all machines that are fed the same remember the
+// same. They are part of a [View], and so of what [Restore] takes.
+//
 // # Concurrency
 //
 // A machine has one owner at a time: all methods are to be called under the
@@ -28,5 +37,7 @@
 // a deadline queue in which the usual renewal of a deadline touches nothing.
 // Adding and removing keys costs the logarithm of their number, for the
 // ordered index; pages and prefixes cost what they return. A [View] is taken in
-// constant time.
+// constant time. A remembered request takes about 130 bytes, and the digests of
+// its command one
+// microsecond, with another for each 1.5 KiB of value.
 package machine

@@ -19,10 +19,10 @@ import (
 )
 
 // readSnapshot reads a snapshot from r up to the end of r. The header, with the
-// requests, is read at once, the entries as the sequence is iterated, which can be done once. An
-// error is the last of the sequence: what came before it is to be thrown away.
-// Until the sequence ended without one, all of it is unproven, the number of
-// keys in the header too.
+// requests, is read at once, the entries as the sequence is iterated, which can
+// be done once. An error is the last of the sequence: what came before it is to
+// be thrown away. Until the sequence ended without one, all of it is unproven,
+// the header too.
 //
 // Damage is an [errSnapshot]; an error of r comes as it is.
 func readSnapshot(r io.Reader) (snapshotHeader, iter.Seq2[kv.Entry, error], error) {
