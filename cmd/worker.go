@@ -187,19 +187,20 @@ func (w *worker) openStore(ctx context.Context) (kv.Store, error) {
 		consistency = kv.Eventual
 	}
 	store, err := replicated.Open(ctx, w.requests, replicated.Options{
-		Prefix:        w.cfg.Bus.Prefix,
-		Replicas:      w.cfg.Replicas(),
-		Limits:        limits,
-		ReplayEvents:  replay.MaxEvents,
-		ReplayBytes:   int64(replay.MaxBytes),
-		Consistency:   consistency,
-		Timeout:       w.cfg.Store.RequestTimeout,
-		SyncAlways:    w.cfg.Store.SyncAlways,
-		MaxLogBytes:   int64(w.cfg.Store.LogMaxBytes),
-		SnapshotBytes: int64(w.cfg.Store.SnapshotBytes),
-		SnapshotAge:   w.cfg.Store.SnapshotMaxAge,
-		Cursor:        watchbridge.Cursor,
-		Logger:        w.logger,
+		Prefix:            w.cfg.Bus.Prefix,
+		Replicas:          w.cfg.Replicas(),
+		Limits:            limits,
+		ReplayEvents:      replay.MaxEvents,
+		ReplayBytes:       int64(replay.MaxBytes),
+		Consistency:       consistency,
+		Timeout:           w.cfg.Store.RequestTimeout,
+		SyncAlways:        w.cfg.Store.SyncAlways,
+		MaxLogBytes:       int64(w.cfg.Store.LogMaxBytes),
+		MaxSnapshotsBytes: int64(w.cfg.Store.SnapshotsMaxBytes),
+		SnapshotBytes:     int64(w.cfg.Store.SnapshotBytes),
+		SnapshotAge:       w.cfg.Store.SnapshotMaxAge,
+		Cursor:            watchbridge.Cursor,
+		Logger:            w.logger,
 	})
 	if err != nil {
 		return nil, err

@@ -98,10 +98,11 @@ type Store struct {
 
 	// The durable store has a log and two snapshots on disk. A log that is
 	// full refuses writes; that each snapshot makes room keeps it from that.
-	LogMaxBytes    Size          `koanf:"log_max_bytes" arg:"size" usage:"most bytes of log on disk; 0: no limit"`
-	SnapshotBytes  Size          `koanf:"snapshot_bytes" arg:"size" usage:"bytes of log that bring about a snapshot"`
-	SnapshotMaxAge time.Duration `koanf:"snapshot_max_age" arg:"duration" usage:"age of log that brings about a snapshot"`
-	RequestTimeout time.Duration `koanf:"request_timeout" arg:"duration" usage:"how long a request waits for the log"`
+	LogMaxBytes       Size          `koanf:"log_max_bytes" arg:"size" usage:"most bytes of log on disk; 0: no limit"`
+	SnapshotBytes     Size          `koanf:"snapshot_bytes" arg:"size" usage:"bytes of log that bring about a snapshot"`
+	SnapshotsMaxBytes Size          `koanf:"snapshots_max_bytes" arg:"size" usage:"most bytes of snapshots on disk, up to three of them; 0: no limit"`
+	SnapshotMaxAge    time.Duration `koanf:"snapshot_max_age" arg:"duration" usage:"age of log that brings about a snapshot"`
+	RequestTimeout    time.Duration `koanf:"request_timeout" arg:"duration" usage:"how long a request waits for the log"`
 
 	MaxKeys      int    `koanf:"max_keys" flag:"max-keys" arg:"count" usage:"most live keys; 0: no limit"`
 	MaxValueSize Size   `koanf:"max_value_size" flag:"max-value-size" arg:"size" usage:"largest value, up to 8MiB"`

@@ -36,6 +36,7 @@ var wantFlags = map[string]string{
 	"store.consistency":         "consistency",
 	"store.log_max_bytes":       "",
 	"store.snapshot_bytes":      "",
+	"store.snapshots_max_bytes": "",
 	"store.snapshot_max_age":    "",
 	"store.request_timeout":     "",
 	"store.max_keys":            "max-keys",

@@ -33,7 +33,7 @@ func (s *Store) apply(sequence uint64, now int64, b *batch, size int) {
 			}
 		}
 		s.applied.Store(sequence)
-		s.due.bytes += int64(size)
+		s.due.bytes += int64(size + storedOverhead + len(s.appended.subject))
 		due, revision = m.DeadlineBound(), m.Revision()
 	})
 	if err != nil {

@@ -2,6 +2,7 @@ package replicated
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -29,6 +30,13 @@ const (
 	// tick is how often the pipeline looks for what waits for too long.
 	tick = 50 * time.Millisecond
 )
+
+// storeFailed is JetStream's error code where a stream takes no message, as it
+// has reached its bound.
+const storeFailed = 10077
+
+// errFull says that the log has reached its bound.
+var errFull = errors.New("the log is full")
 
 // A pipeline appends commands to the log, in batches, and holds those that wait
 // for their result, and the reads that wait for a batch.
@@ -197,6 +205,9 @@ func (p *pipeline) acknowledged(m *nats.Msg) {
 		p.store.feed.expect(sequence)
 		return
 	}
+	if errors.Is(reason, errFull) {
+		signal(p.store.full)
+	}
 	number, _, _ := strings.Cut(strings.TrimPrefix(m.Subject, p.inbox+"."), ".")
 	n, err := strconv.ParseUint(number, 10, 64)
 	if err != nil {
@@ -226,6 +237,9 @@ func acknowledgement(m *nats.Msg) (uint64, error) {
 	}
 	if err := json.Unmarshal(m.Data, &ack); err != nil || ack.Error == nil {
 		return ack.Sequence, nil
+	}
+	if ack.Error.Code == storeFailed {
+		return 0, fmt.Errorf("%w: JetStream: %s", errFull, ack.Error.Description)
 	}
 	return 0, fmt.Errorf("JetStream: %s (%d)", ack.Error.Description, ack.Error.Code)
 }

@@ -6,6 +6,8 @@ const (
 	// sessionsKept is the number of workers above which those that were not
 	// heard of for sessionIdle are forgotten.
 	sessionsKept = 256
+	// sessionRecent is how long after its last batch a worker is counted upon.
+	sessionRecent = time.Minute
 	// sessionIdle is far longer than any worker goes on to append a batch again.
 	sessionIdle = 10 * time.Minute
 )
@@ -43,4 +45,20 @@ func (s sessions) judge(b *batch, now int64) verdict {
 	}
 	s[b.Worker] = session{Worker: b.Worker, Number: b.Number, Seen: now}
 	return accepted
+}
+
+// place returns how many of the workers that were heard of lately come before
+// this one, by their ids: the same order on all of them.
+func (s sessions) place(worker string) int {
+	newest := int64(0)
+	for _, session := range s {
+		newest = max(newest, session.Seen)
+	}
+	before := 0
+	for _, session := range s {
+		if session.Worker < worker && newest-session.Seen <= int64(sessionRecent) {
+			before++
+		}
+	}
+	return before
 }

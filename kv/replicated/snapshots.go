@@ -21,8 +21,6 @@ const (
 	// snapshotsKept is the number of snapshots that are kept, with the log after
 	// the oldest of them: one that is damaged leaves the one before it.
 	snapshotsKept = 2
-	// snapshotCheck is how often a worker looks whether a snapshot is due.
-	snapshotCheck = time.Second
 	// snapshotTimeout bounds the writing and the reading of one snapshot.
 	snapshotTimeout = 5 * time.Minute
 	// snapshotPrefix is what their names begin with; the rest is the sequence.
@@ -39,11 +37,16 @@ type storedSnapshot struct {
 func openSnapshots(ctx context.Context, js jetstream.JetStream, opts Options) (jetstream.ObjectStore, error) {
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
+	maxBytes := opts.MaxSnapshotsBytes
+	if maxBytes == 0 {
+		maxBytes = -1
+	}
 	return js.CreateOrUpdateObjectStore(ctx, jetstream.ObjectStoreConfig{
 		Bucket:      streamName(opts.Prefix),
 		Description: "The snapshots of kvbus at " + opts.Prefix,
 		Storage:     jetstream.FileStorage,
 		Replicas:    opts.Replicas,
+		MaxBytes:    maxBytes,
 	})
 }
 
@@ -166,47 +169,21 @@ func (s *Store) read(ctx context.Context, snapshot storedSnapshot) (snapshotHead
 	return header, m, err
 }
 
-// A snapshotDue tells when a snapshot is due.
-type snapshotDue struct {
-	sequence uint64 // of the last one
-	bytes    int64  // of the log since
-	since    time.Time
-}
-
-func (d *snapshotDue) reset(sequence uint64) {
-	*d = snapshotDue{sequence: sequence, since: time.Now()}
-}
-
-// keepSnapshots takes snapshots when they are due, until ctx ends.
-func (s *Store) keepSnapshots(ctx context.Context) {
-	ticker := time.NewTicker(snapshotCheck)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ticker.C:
-		case <-ctx.Done():
-			return
-		}
-		var due snapshotDue
-		if _, err := s.shared.Update(func(*machine.Machine) { due = s.due }); err != nil {
-			return
-		}
-		changed := s.applied.Load() > due.sequence
-		if due.bytes < s.opts.SnapshotBytes && (!changed || time.Since(due.since) < s.opts.SnapshotAge) {
-			continue
-		}
-		if err := s.Snapshot(ctx); err != nil && ctx.Err() == nil {
-			s.logger.Error("no snapshot was taken", "error", err)
-			// The next attempt waits for as much again.
-			_, _ = s.shared.Update(func(*machine.Machine) { s.due.reset(due.sequence) })
-		}
-	}
-}
-
 // Snapshot stores the present state, and removes what it makes superfluous: all
 // but the last snapshots, and the log before them. If another worker stored one
 // of nearly the same state meanwhile, it does nothing. Commands go on.
 func (s *Store) Snapshot(ctx context.Context) error {
+	s.snapshotting.Lock()
+	defer s.snapshotting.Unlock()
+	if err := s.store(ctx); err != nil {
+		return err
+	}
+	return s.removeOld(ctx)
+}
+
+// store stores the present state, unless there is a newer snapshot than the last
+// one that this worker knew of.
+func (s *Store) store(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, snapshotTimeout)
 	defer cancel()
 	stored, err := s.list(ctx)
@@ -214,28 +191,27 @@ func (s *Store) Snapshot(ctx context.Context) error {
 		return err
 	}
 	var (
-		header  snapshotHeader
-		view    *machine.View
-		another bool
+		header snapshotHeader
+		view   *machine.View
+		bytes  int64
 	)
+	start := time.Now()
 	s.feed.mu.Lock() // or another machine could be adopted between its parts
 	_, err = s.shared.Update(func(m *machine.Machine) {
-		if len(stored) > 0 && stored[0].sequence > s.due.sequence {
-			another = true
+		if len(stored) > 0 && (stored[0].sequence > s.due.sequence || stored[0].sequence == s.applied.Load()) {
 			s.due.reset(stored[0].sequence)
 			return
 		}
 		view = m.View()
 		header = s.header(view)
-		s.due.reset(header.Sequence)
+		bytes = s.due.bytes
 	})
 	s.feed.mu.Unlock()
-	if err != nil || another {
+	if err != nil || view == nil {
 		return err
 	}
 	defer view.Close()
 	header.Requests = slices.Collect(view.Requests())
-	start := time.Now()
 	reader, writer := io.Pipe()
 	go func() { writer.CloseWithError(writeSnapshot(writer, header, view.All())) }()
 	info, err := s.snapshots.Put(ctx, jetstream.ObjectMeta{Name: fmt.Sprintf("%s%020d", snapshotPrefix, header.Sequence)}, reader)
@@ -245,7 +221,10 @@ func (s *Store) Snapshot(ctx context.Context) error {
 		return fmt.Errorf("store the snapshot: %w", err)
 	}
 	s.logger.Info("snapshot stored", "sequence", header.Sequence, "revision", header.Revision, "keys", header.Keys, "bytes", info.Size, "took", time.Since(start))
-	return s.removeOld(ctx)
+	_, err = s.shared.Update(func(*machine.Machine) {
+		s.due = snapshotDue{sequence: header.Sequence, bytes: s.due.bytes - bytes, since: start}
+	})
+	return err
 }
 
 // header describes the present state. The lock of the machine is held.
@@ -263,42 +242,4 @@ func (s *Store) header(view *machine.View) snapshotHeader {
 	}
 	slices.SortFunc(header.Sessions, func(a, b session) int { return cmp.Compare(a.Worker, b.Worker) })
 	return header
-}
-
-// removeOld removes snapshots and log records that nobody needs any more: those
-// before the last snapshots of which all events are published.
-func (s *Store) removeOld(ctx context.Context) error {
-	published, err := s.published(ctx)
-	if err != nil {
-		return err
-	}
-	stored, err := s.list(ctx)
-	if err != nil {
-		return err
-	}
-	usable := slices.DeleteFunc(stored, func(snapshot storedSnapshot) bool { return snapshot.sequence > published })
-	if len(usable) < snapshotsKept {
-		return nil
-	}
-	// The log goes first: a snapshot without its log is of no use, a log
-	// without its snapshot is not in the way.
-	oldest := usable[snapshotsKept-1]
-	for _, snapshot := range usable[snapshotsKept:] {
-		if err := s.snapshots.Delete(ctx, snapshot.name); err != nil && !errors.Is(err, jetstream.ErrObjectNotFound) {
-			return fmt.Errorf("remove the snapshot %s: %w", snapshot.name, err)
-		}
-	}
-	if oldest.sequence <= s.opts.LogTail {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
-	defer cancel()
-	stream, err := s.js.Stream(ctx, streamName(s.opts.Prefix))
-	if err != nil {
-		return fmt.Errorf("remove the log before %d: %w", oldest.sequence, err)
-	}
-	if err := stream.Purge(ctx, jetstream.WithPurgeSequence(oldest.sequence-s.opts.LogTail)); err != nil {
-		return fmt.Errorf("remove the log before %d: %w", oldest.sequence, err)
-	}
-	return nil
 }

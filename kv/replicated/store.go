@@ -55,8 +55,11 @@ type Options struct {
 	// SyncAlways tells that the servers of the log write each record to the disk
 	// before they acknowledge it. It is a setting of theirs; here it is told.
 	SyncAlways bool
-	// MaxLogBytes bounds the log on disk; 0 means no limit.
-	MaxLogBytes int64
+	// MaxLogBytes bounds the log on disk, and MaxSnapshotsBytes the snapshots, of
+	// which there are up to three while one is written; 0 means no limit. A full
+	// log takes no commands; where a snapshot finds no room, the log grows.
+	MaxLogBytes       int64
+	MaxSnapshotsBytes int64
 	// SnapshotBytes is the size of the log since the last snapshot, in bytes,
 	// that brings about a new one; SnapshotAge is the time, if the log has gone
 	// on since.
@@ -81,7 +84,10 @@ type Store struct {
 	logger *slog.Logger
 	id     string // of this worker in the log
 
-	snapshots jetstream.ObjectStore
+	snapshots    jetstream.ObjectStore
+	snapshotting sync.Mutex    // held by who takes a snapshot
+	full         chan struct{} // the log takes no more records
+
 	shared    *machine.Shared
 	sessions  sessions      // under the lock of shared
 	due       snapshotDue   // likewise
@@ -149,6 +155,7 @@ func Open(ctx context.Context, nc *nats.Conn, opts Options) (*Store, error) {
 		logger:   opts.Logger,
 		id:       nuid.Next(),
 		sessions: sessions{},
+		full:     make(chan struct{}, 1),
 		closed:   make(chan struct{}),
 		failed:   make(chan error, 1),
 	}

@@ -1,0 +1,230 @@
+package replicated
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"kvbus/kv/machine"
+)
+
+const (
+	// snapshotCheck is how often a worker looks whether a snapshot is due.
+	snapshotCheck = time.Second
+	// snapshotRetry is the pause after an attempt that failed.
+	snapshotRetry = 5 * time.Second
+	// storedOverhead is what a record takes in the log's files, in bytes, beside its subject.
+	storedOverhead = 30
+)
+
+// A snapshotDue tells when a snapshot is due.
+type snapshotDue struct {
+	sequence uint64 // of the last one
+	bytes    int64  // of the log since
+	since    time.Time
+}
+
+func (d *snapshotDue) reset(sequence uint64) {
+	*d = snapshotDue{sequence: sequence, since: time.Now()}
+}
+
+// keepSnapshots takes snapshots when they are due, and when the log is full,
+// until ctx ends.
+//
+// The workers do not speak with each other about it. They take turns by their
+// place among those that were heard of lately: each next one waits for a quarter
+// more, and finds that there is a new snapshot.
+func (s *Store) keepSnapshots(ctx context.Context) {
+	ticker := time.NewTicker(snapshotCheck)
+	defer ticker.Stop()
+	var failed time.Time
+	full := false
+	for {
+		select {
+		case <-ticker.C:
+		case <-s.full:
+			full = true
+		case <-ctx.Done():
+			return
+		}
+		if time.Since(failed) < snapshotRetry {
+			continue
+		}
+		var err error
+		if full {
+			err = s.makeRoom(ctx)
+		} else if s.snapshotDue() {
+			err = s.Snapshot(ctx)
+		}
+		if err != nil && ctx.Err() == nil {
+			s.logger.Error("no snapshot was taken", "error", err)
+			failed = time.Now()
+		}
+		full = false
+	}
+}
+
+// snapshotDue reports whether it is for this worker to take a snapshot.
+func (s *Store) snapshotDue() bool {
+	var due snapshotDue
+	place := 0
+	if _, err := s.shared.Update(func(m *machine.Machine) {
+		due = s.due
+		place = s.sessions.place(s.id)
+	}); err != nil {
+		return false
+	}
+	share := func(n int64) int64 { return n + n/4*int64(place) }
+	if due.bytes >= share(s.opts.SnapshotBytes) {
+		return true
+	}
+	return s.applied.Load() > due.sequence && time.Since(due.since) >= time.Duration(share(int64(s.opts.SnapshotAge)))
+}
+
+// removeOld removes snapshots and log records that nobody needs any more: those
+// before the last snapshots of which all events are published.
+func (s *Store) removeOld(ctx context.Context) error {
+	usable, err := s.usable(ctx)
+	if err != nil || len(usable) < snapshotsKept {
+		return err
+	}
+	for _, snapshot := range usable[snapshotsKept:] {
+		if err := s.snapshots.Delete(ctx, snapshot.name); err != nil && !errors.Is(err, jetstream.ErrObjectNotFound) {
+			return fmt.Errorf("remove the snapshot %s: %w", snapshot.name, err)
+		}
+	}
+	if err := s.removeRemains(ctx, snapshotTimeout); err != nil {
+		return err
+	}
+	oldest := usable[snapshotsKept-1].sequence
+	if oldest <= s.opts.LogTail {
+		return nil
+	}
+	return s.purge(ctx, oldest-s.opts.LogTail)
+}
+
+// makeRoom removes all of the log that is not needed to start from the newest
+// snapshot, which it takes, and reads again before it relies on it alone.
+func (s *Store) makeRoom(ctx context.Context) error {
+	s.snapshotting.Lock()
+	defer s.snapshotting.Unlock()
+	if err := s.store(ctx); err != nil {
+		return err
+	}
+	usable, err := s.usable(ctx)
+	if err != nil {
+		return err
+	}
+	for _, snapshot := range usable {
+		log, err := s.logState(ctx)
+		if err != nil {
+			return err
+		}
+		if snapshot.sequence <= log.FirstSeq {
+			break // it makes no room
+		}
+		if err := s.verify(ctx, snapshot); err != nil {
+			s.logger.Error("a snapshot can't be used", "snapshot", snapshot.name, "error", err)
+			continue
+		}
+		s.logger.Warn("the log is full; what the newest snapshot has is removed from it", "up_to", snapshot.sequence, "bytes", log.Bytes)
+		return s.purge(ctx, snapshot.sequence)
+	}
+	return errors.New("the log is full, and has nothing that is not needed: store.log_max_bytes is too small, or the events are not published")
+}
+
+// usable returns the snapshots of which all events are published, the newest
+// first.
+func (s *Store) usable(ctx context.Context) ([]storedSnapshot, error) {
+	published, err := s.published(ctx)
+	if err != nil {
+		return nil, err
+	}
+	stored, err := s.list(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(stored, func(snapshot storedSnapshot) bool { return snapshot.sequence > published }), nil
+}
+
+// verify reads a snapshot whole.
+func (s *Store) verify(ctx context.Context, snapshot storedSnapshot) error {
+	ctx, cancel := context.WithTimeout(ctx, snapshotTimeout)
+	defer cancel()
+	object, err := s.snapshots.Get(ctx, snapshot.name)
+	if err != nil {
+		return err
+	}
+	defer object.Close()
+	_, entries, err := readSnapshot(object)
+	if err != nil {
+		return err
+	}
+	for _, err := range entries {
+		if err != nil {
+			return err
+		}
+	}
+	_, err = io.Copy(io.Discard, object) // its digest is checked at the end
+	return err
+}
+
+// purge removes the log before a record.
+func (s *Store) purge(ctx context.Context, before uint64) error {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	stream, err := s.js.Stream(ctx, streamName(s.opts.Prefix))
+	if err == nil {
+		err = stream.Purge(ctx, jetstream.WithPurgeSequence(before))
+	}
+	if err != nil {
+		return fmt.Errorf("remove the log before %d: %w", before, err)
+	}
+	return nil
+}
+
+// removeRemains removes the parts of snapshots whose workers ended while they
+// stored them: those that belong to no snapshot, and are older than it takes to
+// store one.
+func (s *Store) removeRemains(ctx context.Context, age time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*apiTimeout)
+	defer cancel()
+	infos, err := s.snapshots.List(ctx)
+	if err != nil && !errors.Is(err, jetstream.ErrNoObjectsFound) {
+		return fmt.Errorf("list the snapshots: %w", err)
+	}
+	bucket := streamName(s.opts.Prefix)
+	parts := "$O." + bucket + ".C."
+	stream, err := s.js.Stream(ctx, "OBJ_"+bucket)
+	if err != nil {
+		return fmt.Errorf("look for remains of snapshots: %w", err)
+	}
+	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(parts+">"))
+	if err != nil {
+		return fmt.Errorf("look for remains of snapshots: %w", err)
+	}
+	for subject := range info.State.Subjects {
+		id := strings.TrimPrefix(subject, parts)
+		if slices.ContainsFunc(infos, func(info *jetstream.ObjectInfo) bool { return info.NUID == id }) {
+			continue
+		}
+		last, err := stream.GetLastMsgForSubject(ctx, subject)
+		if errors.Is(err, jetstream.ErrMsgNotFound) || err == nil && time.Since(last.Time) < age {
+			continue
+		}
+		if err == nil {
+			err = stream.Purge(ctx, jetstream.WithPurgeSubject(subject))
+		}
+		if err != nil {
+			return fmt.Errorf("remove remains of a snapshot: %w", err)
+		}
+		s.logger.Info("remains of a snapshot removed", "subject", subject)
+	}
+	return nil
+}

@@ -1,0 +1,70 @@
+package replicated_test
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"kvbus/kv"
+	"kvbus/kv/replicated"
+)
+
+// A full log refuses what would be lost, and goes on when a snapshot has made
+// room, also where that is a single one.
+func TestFullLog(t *testing.T) {
+	s := startServer(t)
+	store := open(t, s, replicated.Options{MaxLogBytes: 1 << 20, SnapshotBytes: 1 << 40, Timeout: 500 * time.Millisecond, Cursor: "events"})
+	// Events that are not published hold the log.
+	_, stream := objects(t, s)
+	cursor, err := stream.CreateConsumer(bounded(t), jetstream.ConsumerConfig{Durable: "events", AckPolicy: jetstream.AckAllPolicy})
+	if err != nil {
+		t.Fatal(err)
+	}
+	value := strings.Repeat("v", 10_000)
+	written := 0
+	for ; written < 200; written++ {
+		if _, err = kv.Of(store).Set(bounded(t), fmt.Sprint("k", written), value); err != nil {
+			break
+		}
+	}
+	if !errors.Is(err, kv.ErrUnavailable) {
+		t.Fatalf("after %d writes of 10 kB a log of 1 MiB says %v", written, err)
+	}
+	if entry, err := store.Get(bounded(t), "k0", kv.ReadOptions{Consistency: kv.Eventual}); err != nil || entry.Value != value {
+		t.Errorf("an eventual read on a full log: %v", err)
+	}
+
+	// Once they are, there is room, soon.
+	messages, err := cursor.FetchNoWait(10 * written)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var last jetstream.Msg
+	for m := range messages.Messages() {
+		last = m
+	}
+	if err := last.DoubleAck(bounded(t)); err != nil {
+		t.Fatal(err)
+	}
+	ctx := bounded(t)
+	for {
+		_, err := kv.Of(store).Set(ctx, "more", value)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, kv.ErrUnavailable) {
+			t.Fatal(err)
+		}
+	}
+	again := open(t, s, replicated.Options{Cursor: "events"})
+	for i := range written {
+		if entry, err := kv.Of(again).Get(bounded(t), fmt.Sprint("k", i)); err != nil || entry.Value != value {
+			t.Fatalf("k%d is %.10q, %v", i, entry.Value, err)
+		}
+	}
+}
+
