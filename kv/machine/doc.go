@@ -38,6 +38,5 @@
 // Adding and removing keys costs the logarithm of their number, for the
 // ordered index; pages and prefixes cost what they return. A [View] is taken in
 // constant time. A remembered request takes about 130 bytes, and the digests of
-// its command one
-// microsecond, with another for each 1.5 KiB of value.
+// its command a microsecond and another for each 1.5 KiB of value.
 package machine
