@@ -100,7 +100,7 @@ type Store struct {
 	// full refuses writes; that each snapshot makes room keeps it from that.
 	LogMaxBytes       Size          `koanf:"log_max_bytes" arg:"size" usage:"most bytes of log on disk; 0: no limit"`
 	SnapshotBytes     Size          `koanf:"snapshot_bytes" arg:"size" usage:"bytes of log that bring about a snapshot"`
-	SnapshotsMaxBytes Size          `koanf:"snapshots_max_bytes" arg:"size" usage:"most bytes of snapshots on disk, up to three of them; 0: no limit"`
+	SnapshotsMaxBytes Size          `koanf:"snapshots_max_bytes" arg:"size" usage:"most bytes of (up to three) snapshots; 0: no limit"`
 	SnapshotMaxAge    time.Duration `koanf:"snapshot_max_age" arg:"duration" usage:"age of log that brings about a snapshot"`
 	RequestTimeout    time.Duration `koanf:"request_timeout" arg:"duration" usage:"how long a request waits for the log"`
 
