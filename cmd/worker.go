@@ -215,12 +215,13 @@ func (w *worker) openStore(ctx context.Context) (kv.Store, error) {
 	return store, nil
 }
 
-// reclaim checks the claim on the prefix each time the connection came back.
+// reclaim lets the service look at the server, and at the claim on the prefix,
+// each time the connection came back.
 func (w *worker) reclaim(ctx context.Context, reconnected <-chan struct{}) {
 	for {
 		select {
 		case <-reconnected:
-			if err := w.service.Reclaim(ctx); err != nil && ctx.Err() == nil {
+			if err := w.service.Reconnected(ctx); err != nil && ctx.Err() == nil {
 				w.logger.Warn("could not look for other workers on the prefix", "error", err)
 			}
 		case <-ctx.Done():

@@ -14,7 +14,7 @@ import (
 	"github.com/nats-io/nats.go/micro"
 )
 
-// ErrPrefixTaken: another worker serves the prefix with a store of its own.
+// ErrPrefixTaken: another worker serves the prefix with another store.
 var ErrPrefixTaken = errors.New("prefix taken")
 
 // The claim on a prefix, as it travels in the headers of a $SRV.PING and in the
@@ -23,21 +23,23 @@ const (
 	claimPrefix  = "kvbus-prefix"
 	claimSince   = "kvbus-claimed-at"
 	claimSettled = "kvbus-settled"
+	claimShared  = "kvbus-shared"
 	claimID      = "kvbus-id"
 )
 
-// A claim makes sure that one worker alone serves a prefix, where each has a
-// store of its own: requests that a queue group spreads over two of them would
-// find half of the keys.
+// A claim makes sure that one store alone is served under a prefix: requests
+// that a queue group spreads over two of them would find half of the keys. The
+// workers of a shared store have no quarrel with each other, but with one that
+// has a store of its own, as two of those have.
 //
-// A worker that wants a prefix first listens for pings and then sends one; both
-// carry its claim. So of two workers at least one learns of the other, by a
-// ping or by the answer to its own, and whichever way they compare the same two
-// claims: a worker that has settled stays, otherwise the earlier one does. The
-// other one leaves.
+// A worker that wants a prefix first listens for pings and then sends one; a
+// ping and its answer both carry a claim. So of two workers at least one gets the
+// other's ping, and then both compare the same two claims: a worker that has
+// settled stays, otherwise the earlier one does. The other one leaves.
 type claim struct {
 	prefix string
 	id     string
+	shared bool // other workers may serve the same store
 
 	mu    sync.Mutex
 	since int64 // Unix nanoseconds
@@ -51,13 +53,14 @@ type claim struct {
 
 // A rival is what is known of another worker with a claim on the same prefix.
 type rival struct {
+	shared  bool
 	settled bool
 	since   int64
 	id      string
 }
 
-func newClaim(prefix, id string, onLost func(error)) *claim {
-	return &claim{prefix: prefix, id: id, since: time.Now().UnixNano(), onLost: onLost}
+func newClaim(prefix, id string, shared bool, onLost func(error)) *claim {
+	return &claim{prefix: prefix, id: id, shared: shared, since: time.Now().UnixNano(), onLost: onLost}
 }
 
 // describe adds the claim to the fields of a ping or its answer.
@@ -66,6 +69,7 @@ func (c *claim) describe(set func(key, value string)) {
 	set(claimID, c.id)
 	set(claimSince, strconv.FormatInt(c.since, 10))
 	set(claimSettled, strconv.FormatBool(c.settled))
+	set(claimShared, strconv.FormatBool(c.shared))
 }
 
 // meet looks at the claim in a ping's header, if there is one, and adds this
@@ -87,8 +91,8 @@ func (c *claim) compare(get func(string) string) {
 	if err != nil {
 		return
 	}
-	other := rival{get(claimSettled) == "true", since, get(claimID)}
-	if !other.better(rival{c.settled, c.since, c.id}) || c.lost != nil {
+	other := rival{get(claimShared) == "true", get(claimSettled) == "true", since, get(claimID)}
+	if other.shared && c.shared || c.lost != nil || !other.better(rival{c.shared, c.settled, c.since, c.id}) {
 		return
 	}
 	c.lost = &other
@@ -150,6 +154,10 @@ func (c *claim) settle(ctx context.Context, nc *nats.Conn, wait time.Duration) e
 
 // err says to whom the claim was lost. The lock is held.
 func (c *claim) err() error {
-	return fmt.Errorf("%w: worker %s already serves the prefix %q on this NATS with a store of its own, and two such workers would each have half of the keys; stop it, give this one another prefix (--prefix), or connect it elsewhere (--nats-url)",
-		ErrPrefixTaken, c.lost.id, c.prefix)
+	store := "a store of its own"
+	if c.lost.shared {
+		store = "a shared store, which this one does not use (--replicated)"
+	}
+	return fmt.Errorf("%w: worker %s already serves the prefix %q on this NATS with %s, and two stores would each have half of the keys; stop it, give this one another prefix (--prefix), or connect it elsewhere (--nats-url)",
+		ErrPrefixTaken, c.lost.id, c.prefix, store)
 }

@@ -3,6 +3,7 @@ package service_test
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -12,9 +13,107 @@ import (
 
 	"kvbus/bus"
 	"kvbus/bus/bustest"
+	"kvbus/kv"
 	"kvbus/kv/memory"
+	"kvbus/kv/replicated"
 	"kvbus/service"
 )
+
+// newStore returns a store in memory, or a worker's part of a shared one.
+func newStore(t *testing.T, s *server.Server, shared bool) kv.Store {
+	t.Helper()
+	var store kv.Store = memory.New(memory.Options{})
+	if shared {
+		var err error
+		if store, err = replicated.Open(t.Context(), bustest.Connect(t, s), replicated.Options{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() { store.Close() })
+	return store
+}
+
+// A worker with a store of its own and those that share one exclude each other,
+// whichever starts first; those that share one do not.
+func TestOneStoreForAPrefix(t *testing.T) {
+	const own, shared = false, true
+	for name, test := range map[string]struct {
+		first, second bool
+		want          string // in the error of the second; empty for none
+	}{
+		"own, own":       {own, own, "with a store of its own"},
+		"own, shared":    {own, shared, "with a store of its own"},
+		"shared, own":    {shared, own, "with a shared store"},
+		"shared, shared": {shared, shared, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := bustest.StartServer(t, server.Options{JetStream: true, StoreDir: t.TempDir()})
+			lost := make(chan error, 1)
+			opts := service.Options{ClaimWait: 300 * time.Millisecond, OnLost: func(err error) { lost <- err }}
+			// As they start, and as they come back.
+			first, err := service.Start(t.Context(), bustest.Connect(t, s), newStore(t, s, test.first), opts)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = service.Start(t.Context(), bustest.Connect(t, s), newStore(t, s, test.second), opts)
+			if test.want == "" {
+				if err != nil {
+					t.Error(err)
+				}
+			} else if !errors.Is(err, service.ErrPrefixTaken) || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), first.ID()) {
+				t.Errorf("the second worker: %v", err)
+			}
+			if err := first.Reconnected(t.Context()); err != nil {
+				t.Error(err)
+			}
+			select {
+			case err := <-lost:
+				t.Errorf("a worker lost its claim: %v", err)
+			default:
+			}
+		})
+	}
+}
+
+// Of workers that start at the same moment those stay that share a store, or one
+// that has its own, and at least one does.
+func TestOneStoreStays(t *testing.T) {
+	s := bustest.StartServer(t, server.Options{JetStream: true, StoreDir: t.TempDir()})
+	for range 3 {
+		var (
+			start, ended sync.WaitGroup
+			mu           sync.Mutex
+			serving      = map[bool][]*service.Service{} // by whether the store is shared
+		)
+		start.Add(1)
+		for i := range 4 {
+			shared := i%2 == 0
+			nc, store := bustest.Connect(t, s), newStore(t, s, shared)
+			ended.Go(func() {
+				start.Wait()
+				svc, err := service.Start(t.Context(), nc, store, service.Options{ClaimWait: 300 * time.Millisecond})
+				if err == nil {
+					mu.Lock()
+					serving[shared] = append(serving[shared], svc)
+					mu.Unlock()
+				} else if !errors.Is(err, service.ErrPrefixTaken) {
+					t.Error(err)
+				}
+			})
+		}
+		start.Done()
+		ended.Wait()
+		own, shared := serving[false], serving[true]
+		if len(own) > 1 || len(own) > 0 && len(shared) > 0 || len(own)+len(shared) == 0 {
+			t.Errorf("%d workers with a store of their own stay, and %d that share one", len(own), len(shared))
+		}
+		for _, svc := range append(own, shared...) {
+			if err := svc.Stop(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
 
 // However many workers with stores of their own start at the same moment, one
 // stays.
@@ -83,7 +182,7 @@ func TestLaterExclusiveWorkerIsRefused(t *testing.T) {
 
 // Two workers that could not hear each other when they started find out when
 // they can: the earlier one stays.
-func TestReclaim(t *testing.T) {
+func TestWorkersMeetLater(t *testing.T) {
 	s1, s2 := bustest.StartServer(t, server.Options{}), bustest.StartServer(t, server.Options{})
 	lost := make(chan string, 2)
 	var services []*service.Service
@@ -112,7 +211,7 @@ func TestReclaim(t *testing.T) {
 			<-back
 		}
 	}
-	if err := services[1].Reclaim(t.Context()); err != nil {
+	if err := services[1].Reconnected(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if name := <-lost; name != "worker 2" {

@@ -16,11 +16,11 @@
 // details, and no other request is harmed. An answer that the bus does not
 // carry becomes the error "value_too_large".
 //
-// # Exclusive stores
+// # One store for a prefix
 //
-// Where the store is not shared with other workers, [Start] makes sure that no
-// other such worker serves the same prefix, and fails with [ErrPrefixTaken] if
-// one does.
+// [Start] makes sure that no other worker serves the same prefix with another
+// store, and fails with [ErrPrefixTaken] if one does. Any number of workers may
+// serve one that they share.
 //
 // # Shutdown
 //
@@ -89,13 +89,13 @@ type Options struct {
 	// messages.
 	MaxPending      int
 	MaxPendingBytes int
-	// ClaimWait is how long a worker with a store of its own waits to hear of
-	// another one on the same prefix.
+	// ClaimWait is how long a worker waits to hear of another one that serves
+	// the same prefix with another store.
 	ClaimWait time.Duration
 	// OnLost is called, once and from a goroutine of its own, if another
-	// worker turns out to serve the same prefix while this one does. The
-	// service goes on until it is stopped, which is what OnLost should bring
-	// about.
+	// worker turns out to serve the same prefix with another store while this
+	// one does. The service goes on until it is stopped, which is what OnLost
+	// should bring about.
 	OnLost func(error)
 	// Logger gets what goes wrong; the default discards it.
 	Logger *slog.Logger
@@ -118,7 +118,6 @@ type Service struct {
 
 	discovery discovery
 	claim     *claim
-	exclusive bool // no other worker may serve the prefix
 	lanes     []*lane
 	workers   sync.WaitGroup
 }
@@ -174,7 +173,6 @@ func newService(nc *nats.Conn, store kv.Store, opts Options) (*Service, error) {
 		s.fresh = fresher.Fresh
 	}
 	id := nuid.Next()
-	s.claim = newClaim(s.subjects.Prefix(), id, opts.OnLost)
 	s.discovery = discovery{
 		identity: micro.ServiceIdentity{
 			Name: Name, ID: id, Version: opts.Version,
@@ -196,13 +194,12 @@ func (s *Service) start(ctx context.Context) error {
 		return fmt.Errorf("ask the store what it is: %w", err)
 	}
 	s.discovery.identity.Metadata["store"] = info.Store
+	s.claim = newClaim(s.subjects.Prefix(), s.ID(), info.Clustered, s.opts.OnLost)
 	if err := s.discovery.listen(s.nc, s.claim); err != nil {
 		return err
 	}
-	if s.exclusive = !info.Clustered; s.exclusive {
-		if err := s.claim.settle(ctx, s.nc, s.opts.ClaimWait); err != nil {
-			return err
-		}
+	if err := s.claim.settle(ctx, s.nc, s.opts.ClaimWait); err != nil {
+		return err
 	}
 	for _, l := range s.lanes {
 		l.start()
@@ -240,13 +237,10 @@ func (s *Service) ID() string { return s.discovery.identity.ID }
 // Stats returns what the endpoints did so far.
 func (s *Service) Stats() micro.Stats { return s.discovery.stats() }
 
-// Reclaim compares this worker's claim on its prefix with those of others
-// again, which is due after the connection was away. [Options.OnLost] is called
-// if the claim is lost. Workers that share a store have none.
-func (s *Service) Reclaim(ctx context.Context) error {
-	if !s.exclusive {
-		return nil
-	}
+// Reconnected does what is due after the connection was away: it compares this
+// worker's claim on its prefix with those of others again. [Options.OnLost] is
+// called if the claim is lost.
+func (s *Service) Reconnected(ctx context.Context) error {
 	err := s.claim.settle(ctx, s.nc, s.opts.ClaimWait)
 	if errors.Is(err, ErrPrefixTaken) {
 		return nil // told by OnLost
