@@ -12,14 +12,6 @@ import (
 	"kvbus/kv"
 )
 
-// headerRoom is what a message may need beside a value: the headers of an
-// entry in a stream of replies, with the longest key and trace context.
-const headerRoom = 4 << 10
-
-// MaxPayload returns the max_payload that a server needs for values of up to
-// size bytes in every request and answer: a compare-and-swap carries two.
-func MaxPayload(size int) int { return 2*size + headerRoom }
-
 // checkHeaders refuses headers that can't be read: the client library leaves
 // them out, and what they asked for must not be ignored.
 func checkHeaders(m *nats.Msg) error {
@@ -189,20 +181,12 @@ func (w *worker) info(ctx context.Context) (*nats.Msg, error) {
 	if err != nil {
 		return nil, err
 	}
-	effective := w.busLimit()
-	if limit := info.Limits.MaxValueSize; limit > 0 {
-		effective = min(effective, limit)
-	}
 	return w.encoder.Info(bus.Info{
 		Name:         w.opts.WorkerName,
 		Version:      w.opts.Version,
 		Prefix:       w.subjects.Prefix(),
 		Uptime:       time.Since(w.discovery.started).Round(time.Millisecond).String(),
-		MaxValueSize: effective,
+		MaxValueSize: w.effectiveLimit(info.Limits.MaxValueSize),
 		Info:         info,
 	})
 }
-
-// busLimit is the size of the largest value that every message of the protocol
-// can carry on this connection, in bytes.
-func (s *Service) busLimit() int64 { return max(0, s.nc.MaxPayload()-headerRoom) }

@@ -1,11 +1,15 @@
 package service_test
 
 import (
+	"bytes"
 	"encoding/json"
+	"log/slog"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 
 	"kvbus/bus"
 	"kvbus/bus/bustest"
@@ -39,5 +43,79 @@ func TestValueLargerThanTheBusCarries(t *testing.T) {
 	answers := stream(t, nc, "kv.scan")
 	if got := answers[len(answers)-1].Header.Get(bus.HeaderError); got != "value_too_large" {
 		t.Errorf("a scan over a value too large ends with %q", got)
+	}
+}
+
+// The log says when the server lowers the limit on values, at the start and at
+// another server, and when it no longer does.
+func TestLoweredLimitIsLogged(t *testing.T) {
+	small := bustest.StartServer(t, server.Options{MaxPayload: 64 << 10})
+	smaller := bustest.StartServer(t, server.Options{MaxPayload: 32 << 10})
+	large := bustest.StartServer(t, server.Options{MaxPayload: 1 << 20})
+	proxy := bustest.StartProxy(t, small.Addr().String())
+	nc, err := nats.Connect(proxy.URL(), nats.MaxReconnects(-1), nats.ReconnectWait(time.Millisecond))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	store := memory.New(memory.Options{Limits: kv.Limits{MaxValueSize: 100_000}})
+	defer store.Close()
+	var log bytes.Buffer
+	svc, err := service.Start(t.Context(), nc, store, service.Options{
+		ClaimWait: time.Millisecond, Logger: slog.New(slog.NewJSONHandler(&log, nil)),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := func() string {
+		defer log.Reset()
+		return log.String()
+	}
+	expectLine := func(level string, effective, maxPayload int) {
+		t.Helper()
+		var line struct {
+			Level        string `json:"level"`
+			MaxValueSize int    `json:"max_value_size"`
+			Configured   int    `json:"configured"`
+			MaxPayload   int    `json:"max_payload"`
+		}
+		text := told()
+		if err := json.Unmarshal([]byte(text), &line); err != nil { // one line, or none is right
+			t.Fatalf("the log is %q: %v", text, err)
+		}
+		if line.Level != level || line.MaxValueSize != effective || line.Configured != 100_000 || line.MaxPayload != maxPayload {
+			t.Errorf("the log is %s", text)
+		}
+	}
+	reconnect := func(s *server.Server) {
+		t.Helper()
+		back := nc.StatusChanged(nats.CONNECTED)
+		proxy.Redirect(s.Addr().String())
+		<-back
+		// The status changes before the connection is made use of.
+		if err := nc.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		if err := svc.Reconnected(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	expectLine("WARN", 60<<10, 64<<10)
+	reconnect(small)
+	if text := told(); text != "" {
+		t.Errorf("the same limit is told again: %s", text)
+	}
+	reconnect(smaller)
+	expectLine("WARN", 28<<10, 32<<10)
+	reconnect(large)
+	expectLine("INFO", 100_000, 1<<20)
+}
+
+func TestLimitOfTheStoreIsNothingToTell(t *testing.T) {
+	s := bustest.StartServer(t, server.Options{})
+	var log bytes.Buffer
+	startService(t, s, memory.Options{Limits: kv.Limits{MaxValueSize: 1000}}, service.Options{Logger: slog.New(slog.NewJSONHandler(&log, nil))})
+	if log.Len() > 0 {
+		t.Errorf("the log is %s", log.String())
 	}
 }

@@ -36,6 +36,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -120,6 +121,9 @@ type Service struct {
 	claim     *claim
 	lanes     []*lane
 	workers   sync.WaitGroup
+
+	configured int64        // the store's limit on the size of a value, in bytes
+	told       atomic.Int64 // the limit that the log has
 }
 
 // Start serves store on nc. It returns once requests are taken. The connection
@@ -201,6 +205,9 @@ func (s *Service) start(ctx context.Context) error {
 	if err := s.claim.settle(ctx, s.nc, s.opts.ClaimWait); err != nil {
 		return err
 	}
+	s.configured = info.Limits.MaxValueSize
+	s.told.Store(s.configured)
+	s.tellLimit()
 	for _, l := range s.lanes {
 		l.start()
 		for _, e := range l.endpoints {
@@ -237,10 +244,12 @@ func (s *Service) ID() string { return s.discovery.identity.ID }
 // Stats returns what the endpoints did so far.
 func (s *Service) Stats() micro.Stats { return s.discovery.stats() }
 
-// Reconnected does what is due after the connection was away: it compares this
-// worker's claim on its prefix with those of others again. [Options.OnLost] is
-// called if the claim is lost.
+// Reconnected does what is due after the connection was away, or leads to
+// another server: it says in the log if that carries values of another size, and
+// compares this worker's claim on its prefix with those of others again.
+// [Options.OnLost] is called if the claim is lost.
 func (s *Service) Reconnected(ctx context.Context) error {
+	s.tellLimit()
 	err := s.claim.settle(ctx, s.nc, s.opts.ClaimWait)
 	if errors.Is(err, ErrPrefixTaken) {
 		return nil // told by OnLost

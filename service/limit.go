@@ -1,0 +1,37 @@
+package service
+
+// headerRoom is what a message may need beside a value: the headers of an
+// entry in a stream of replies, with the longest key and trace context.
+const headerRoom = 4 << 10
+
+// MaxPayload returns the max_payload that a server needs for values of up to
+// size bytes in every request and answer: a compare-and-swap carries two.
+func MaxPayload(size int) int { return 2*size + headerRoom }
+
+// busLimit is the size of the largest value that every message of the protocol
+// can carry on this connection, in bytes.
+func (s *Service) busLimit() int64 { return max(0, s.nc.MaxPayload()-headerRoom) }
+
+// effectiveLimit is the size of the largest value that bus and store both take,
+// where the store takes so many bytes; 0 means any number.
+func (s *Service) effectiveLimit(store int64) int64 {
+	if store == 0 {
+		return s.busLimit()
+	}
+	return min(s.busLimit(), store)
+}
+
+// tellLimit says in the log how large values may be, where the server makes that
+// another size than it was.
+func (s *Service) tellLimit() {
+	effective := s.effectiveLimit(s.configured)
+	if s.told.Swap(effective) == effective {
+		return
+	}
+	attrs := []any{"max_value_size", effective, "configured", s.configured, "max_payload", s.nc.MaxPayload()}
+	if effective == s.configured {
+		s.logger.Info("the server carries values of the configured size", attrs...)
+	} else {
+		s.logger.Warn("the server's max_payload lowers the limit on values", attrs...)
+	}
+}
