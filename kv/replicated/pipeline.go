@@ -31,9 +31,14 @@ const (
 	tick = 50 * time.Millisecond
 )
 
-// storeFailed is JetStream's error code where a stream takes no message, as it
-// has reached its bound.
-const storeFailed = 10077
+// JetStream's error codes where a stream takes no message as it has reached its
+// bound, or that of the account, or of the server.
+const (
+	storeFailed       = 10077
+	accountExceeded   = 10002
+	resourcesExceeded = 10023
+	storageExceeded   = 10047
+)
 
 // errFull says that the log has reached its bound.
 var errFull = errors.New("the log is full")
@@ -52,6 +57,7 @@ type pipeline struct {
 	number  uint64    // of the last batch
 	waiting int       // commands and reads in all of the above
 	closed  error
+	failing time.Time // since when requests are given up; zero while they are not
 	ticker  *time.Timer
 	ticking bool
 	buffer  []byte
@@ -238,8 +244,9 @@ func acknowledgement(m *nats.Msg) (uint64, error) {
 	if err := json.Unmarshal(m.Data, &ack); err != nil || ack.Error == nil {
 		return ack.Sequence, nil
 	}
-	if ack.Error.Code == storeFailed {
-		return 0, fmt.Errorf("%w: JetStream: %s", errFull, ack.Error.Description)
+	switch ack.Error.Code {
+	case storeFailed, accountExceeded, resourcesExceeded, storageExceeded:
+		return 0, fmt.Errorf("%w: JetStream: %s (%d)", errFull, ack.Error.Description, ack.Error.Code)
 	}
 	return 0, fmt.Errorf("JetStream: %s (%d)", ack.Error.Description, ack.Error.Code)
 }
@@ -253,6 +260,7 @@ func (p *pipeline) complete(number uint64, outcomes []outcome) {
 			landed = f
 			p.flights = append(p.flights[:i:i], p.flights[i+1:]...)
 			p.waiting -= len(f.proposals) + len(f.readers)
+			p.succeeds()
 			break
 		}
 	}
@@ -310,6 +318,7 @@ func (p *pipeline) look() {
 	for len(p.flights) > 0 && p.flights[0].since.Before(limit) {
 		f := p.flights[0]
 		p.flights = p.flights[1:]
+		p.fails(f.verdict())
 		given = append(given, p.give(f.proposals, f.readers, f.verdict()))
 	}
 	unsent := 0
@@ -333,6 +342,22 @@ func (p *pipeline) look() {
 	p.mu.Unlock()
 	for _, done := range given {
 		done()
+	}
+}
+
+// fails tells the operator, once, that requests are given up.
+func (p *pipeline) fails(reason error) {
+	if p.failing.IsZero() {
+		p.failing = time.Now()
+		p.store.logger.Warn("requests fail: a batch was not seen in the log in time", "after", p.store.opts.Timeout, "reason", reason)
+	}
+}
+
+// succeeds tells that they are not any more.
+func (p *pipeline) succeeds() {
+	if !p.failing.IsZero() {
+		p.store.logger.Info("requests are answered again", "after", time.Since(p.failing))
+		p.failing = time.Time{}
 	}
 }
 
