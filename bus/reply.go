@@ -27,6 +27,8 @@ type Encoder struct {
 	// values are the slices that the header map refers to.
 	values [headerCount][1]string
 	body   []byte
+	// streamed counts the messages of a stream before its end.
+	streamed uint64
 }
 
 type textPart struct {
@@ -113,14 +115,15 @@ func (e *Encoder) ScanEntry(entry kv.Entry) *nats.Msg {
 	e.msg.Data = bytesView(entry.Value)
 	e.set(idKey, entry.Key)
 	e.addEntry(entry)
+	e.streamed++
 	return e.finish()
 }
 
 // ScanEnd is the last reply to a scan: revision and cursor are those of the
-// [kv.Page].
+// [kv.Page]. It tells how many [Encoder.ScanEntry] came before it.
 func (e *Encoder) ScanEnd(revision uint64, cursor string) *nats.Msg {
 	e.start()
-	e.set(idEnd, "true")
+	e.addEnd()
 	e.addDecimal(idRevision, revision)
 	if cursor != "" {
 		e.set(idCursor, formatCursor(cursor))
@@ -133,14 +136,15 @@ func (e *Encoder) ReplayEvent(ev kv.Event) *nats.Msg {
 	e.start()
 	e.set(idKey, ev.Key)
 	e.addEvent(ev)
+	e.streamed++
 	return e.finish()
 }
 
 // ReplayEnd is the last reply to a replay: revision and more are those of the
-// [kv.Replay].
+// [kv.Replay]. It tells how many [Encoder.ReplayEvent] came before it.
 func (e *Encoder) ReplayEnd(revision uint64, more bool) *nats.Msg {
 	e.start()
-	e.set(idEnd, "true")
+	e.addEnd()
 	e.addDecimal(idRevision, revision)
 	if more {
 		e.addDecimal(idCursor, revision)
@@ -177,7 +181,16 @@ func (e *Encoder) CommandError(r kv.Result, err error) *nats.Msg {
 	return e.finish()
 }
 
+// addEnd ends a stream: a reader whose connection was lost within it must see
+// that something is missing.
+func (e *Encoder) addEnd() {
+	e.set(idEnd, "true")
+	e.addDecimal(idCount, e.streamed)
+	e.streamed = 0
+}
+
 func (e *Encoder) addFailure(err error) {
+	e.streamed = 0 // it takes the place of the end
 	f := FailureOf(err)
 	e.set(idServiceErrorCode, f.Code)
 	e.set(idServiceError, f.Description)

@@ -137,8 +137,10 @@ func DecodeKeys(m *nats.Msg) (kv.Page, error) {
 	return page, nil
 }
 
-// AddToPage adds one reply to a scan to page, and reports whether it was the
-// last one. After an error the stream is over, and page is as it was.
+// AddToPage adds one reply to a scan to page, which is empty before the first, and
+// reports whether it was the last one. It fails with [kv.ErrUnavailable] at the
+// end of a stream of which messages were lost. After an error the stream is over,
+// and page is as it was.
 func AddToPage(page *kv.Page, m *nats.Msg) (done bool, err error) {
 	hs, err := readReply(m)
 	if err != nil {
@@ -151,6 +153,9 @@ func AddToPage(page *kv.Page, m *nats.Msg) (done bool, err error) {
 		}
 		cursor, err := hs.cursor()
 		if err != nil {
+			return false, err
+		}
+		if err := hs.complete(len(page.Entries)); err != nil {
 			return false, err
 		}
 		page.Revision, page.Cursor = revision, cursor
@@ -169,8 +174,10 @@ func AddToPage(page *kv.Page, m *nats.Msg) (done bool, err error) {
 	return false, nil
 }
 
-// AddToReplay adds one reply to a replay to replay, and reports whether it was
-// the last one. After an error the stream is over, and replay is as it was.
+// AddToReplay adds one reply to a replay to replay, which is empty before the
+// first, and reports whether it was the last one. It fails with
+// [kv.ErrUnavailable] at the end of a stream of which messages were lost. After an
+// error the stream is over, and replay is as it was.
 func AddToReplay(replay *kv.Replay, m *nats.Msg) (done bool, err error) {
 	hs, err := readReply(m)
 	if err != nil {
@@ -179,6 +186,9 @@ func AddToReplay(replay *kv.Replay, m *nats.Msg) (done bool, err error) {
 	if hs.isEnd() {
 		revision, err := hs.decimal(idRevision)
 		if err != nil {
+			return false, err
+		}
+		if err := hs.complete(len(replay.Events)); err != nil {
 			return false, err
 		}
 		replay.Revision, replay.More = revision, hs.present.has(idCursor)
@@ -211,6 +221,22 @@ func DecodeInfo(m *nats.Msg) (Info, error) {
 func (hs *headers) isEnd() bool {
 	end, _ := hs.token(idEnd)
 	return end == "true"
+}
+
+// complete checks what the end of a stream says against what came before it.
+// Earlier services say nothing.
+func (hs *headers) complete(came int) error {
+	if !hs.present.has(idCount) {
+		return nil
+	}
+	count, err := hs.decimal(idCount)
+	if err != nil {
+		return err
+	}
+	if count != uint64(came) {
+		return fmt.Errorf("%w: %d of %d messages of the answer came", kv.ErrUnavailable, came, count)
+	}
+	return nil
 }
 
 // entry reads what every reply with a live entry has.

@@ -171,7 +171,6 @@ var events = []kv.Event{
 func TestEventRoundTrip(t *testing.T) {
 	s := testSubjects(t)
 	var e Encoder
-	var replay kv.Replay
 	for _, ev := range events {
 		m := e.Event(s, ev)
 		if m.Subject != s.EventSubject(ev.Key) {
@@ -180,17 +179,44 @@ func TestEventRoundTrip(t *testing.T) {
 		if back, err := s.DecodeEvent(m); err != nil || !reflect.DeepEqual(back, ev) {
 			t.Errorf("%+v came back as %+v, %v", ev, back, err)
 		}
-		if done, err := AddToReplay(&replay, e.ReplayEvent(ev)); done || err != nil {
-			t.Errorf("%+v: %v, %v", ev, done, err)
-		}
 	}
 	for _, more := range []bool{true, false} {
+		var replay kv.Replay
+		for _, ev := range events {
+			if done, err := AddToReplay(&replay, e.ReplayEvent(ev)); done || err != nil {
+				t.Errorf("%+v: %v, %v", ev, done, err)
+			}
+		}
 		if done, err := AddToReplay(&replay, e.ReplayEnd(12, more)); !done || err != nil {
 			t.Errorf("end: %v, %v", done, err)
 		}
 		if want := (kv.Replay{Events: events, Revision: 12, More: more}); !reflect.DeepEqual(replay, want) {
 			t.Errorf("replay %+v, want %+v", replay, want)
 		}
+	}
+}
+
+// A stream that lost messages in the middle has an end that tells.
+func TestStreamWithAHole(t *testing.T) {
+	var e Encoder
+	var page kv.Page
+	var replay kv.Replay
+	e.ScanEntry(kv.Entry{Key: "lost", Revision: 1})
+	if _, err := AddToPage(&page, e.ScanEntry(kv.Entry{Key: "a", Revision: 2})); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := AddToPage(&page, e.ScanEnd(2, "")); !errors.Is(err, kv.ErrUnavailable) {
+		t.Errorf("the end of a scan with a hole: %v", err)
+	}
+	e.ReplayEvent(events[0])
+	if _, err := AddToReplay(&replay, e.ReplayEnd(1, false)); !errors.Is(err, kv.ErrUnavailable) {
+		t.Errorf("the end of a replay with a hole: %v", err)
+	}
+	// An error ends a stream too; the next one counts anew.
+	e.ReplayEvent(events[0])
+	e.Error(kv.ErrInternal)
+	if done, err := AddToReplay(&replay, e.ReplayEnd(1, false)); !done || err != nil {
+		t.Errorf("an empty replay: %v, %v", done, err)
 	}
 }
 
