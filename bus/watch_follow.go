@@ -1,0 +1,536 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"math/rand/v2"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"kvbus/kv"
+)
+
+const (
+	// tailGrace is how long events may come after the heartbeat that tells of them:
+	// two subscriptions are delivered side by side.
+	tailGrace = 100 * time.Millisecond
+	// fetchTimeout bounds one request of a watch.
+	fetchTimeout = 15 * time.Second
+	// firstBackoff and lastBackoff bound the pause after a request that failed.
+	firstBackoff, lastBackoff = 250 * time.Millisecond, 15 * time.Second
+	// restartPause is the shortest time between two new starts.
+	restartPause = time.Second
+)
+
+// watchStore is what a watch asks for over the bus.
+type watchStore interface {
+	Scan(ctx context.Context, q kv.Query) (kv.Page, error)
+	Replay(ctx context.Context, q kv.ReplayQuery) (kv.Replay, error)
+}
+
+// watchService is what a watch needs of its client.
+type watchService struct {
+	store    watchStore
+	nc       *nats.Conn
+	subjects Subjects
+	hub      *watchHub
+	closed   <-chan struct{} // when the client is
+}
+
+// A follower is one watch. Only the queue, and the subscription that fills it,
+// are used by other goroutines than the one that iterates.
+//
+// It knows three revisions. All selected events up to proven were given, beyond
+// doubt. Those up to reached were given unless the network lost some without a
+// sign. given is that of the last event that was: nothing below it can be given
+// any more. A watch of all keys sees each loss at once, and so proves all it
+// gives; a watch of some keys compares, from time to time, with what the store
+// holds.
+type follower struct {
+	watchService
+	opts  FollowOptions
+	all   bool // every key is selected
+	queue *watchQueue
+	sub   *nats.Subscription
+	yield func(Change, error) bool
+
+	proven, reached, given uint64
+	// audited is where the next audit starts: proven, or above it after an audit
+	// that came too late.
+	audited uint64
+	// newest is the highest revision that the watch has heard of.
+	newest    uint64
+	seen      seen
+	givenAt   time.Time // of the last event that was given, by its own time; zero if none was
+	pages     statePages
+	batch     pageSize
+	started   bool // the starting point is reached
+	restarted time.Time
+
+	life       life
+	begun      time.Time // when the starting point was found
+	dropped    int
+	reconnects uint64
+	subscribed time.Time // when the subscription was made, or made again
+	settled    bool      // an audit came after the subscription was known everywhere
+	beatAt     time.Time // of the last heartbeat that was looked at
+	tail       tail
+	behind     bool // the last heartbeat was of an earlier revision than the events
+	nextAudit  time.Time
+	contact    time.Time // of the last sign of life
+	stale      bool
+}
+
+// tail is a heartbeat ahead of the events.
+type tail struct {
+	revision uint64
+	due      time.Time // zero if there is none
+}
+
+// errLeft says that the consumer wants no more.
+var errLeft = errors.New("the consumer has left")
+
+// follow starts a watch, up to its starting point.
+func follow(ctx context.Context, service watchService, opts FollowOptions) iter.Seq2[Change, error] {
+	f := &follower{watchService: service, opts: opts.withDefaults()}
+	err := f.start(ctx)
+	if err != nil {
+		return func(yield func(Change, error) bool) { yield(Change{}, err) }
+	}
+	// A sequence that nobody iterates ends with its context.
+	release := context.AfterFunc(ctx, f.release)
+	return func(yield func(Change, error) bool) {
+		if !release() {
+			yield(Change{}, ctx.Err())
+			return
+		}
+		defer f.release()
+		f.yield = yield
+		if err := f.run(ctx); !errors.Is(err, errLeft) {
+			yield(Change{}, err)
+		}
+	}
+}
+
+func (f *follower) start(ctx context.Context) error {
+	if err := f.opts.validate(); err != nil {
+		return err
+	}
+	if err := f.ended(ctx); err != nil {
+		return err
+	}
+	f.all = f.opts.Prefix == "" && f.opts.Filter.IsZero()
+	f.queue = newWatchQueue(f.subjects, f.opts)
+	if err := f.hub.join(f.nc, f.subjects, f.queue); err != nil {
+		return err
+	}
+	f.reconnects = f.nc.Stats().Reconnects
+	sub, err := f.nc.Subscribe(f.subjects.selectionSubject(f.opts.Prefix, f.opts.Filter), f.queue.receive)
+	if err == nil {
+		// What waits there has not been looked at yet, whether it is selected or not.
+		err = sub.SetPendingLimits(max(f.opts.MaxPending, DefaultMaxPending), max(f.opts.MaxPendingBytes, DefaultMaxPendingBytes))
+	}
+	f.sub = sub
+	if err != nil {
+		f.release()
+		return fmt.Errorf("watch: %w", connectionError(err))
+	}
+	f.subscribed = time.Now()
+	f.heardOf(f.subscribed)
+	f.scheduleAudit(f.subscribed)
+	now, err := f.revision(ctx)
+	if err != nil {
+		f.release()
+		return fmt.Errorf("watch: %w", err)
+	}
+	after, set := f.opts.Start.Revision()
+	if !set {
+		after = now
+	}
+	f.startAfter(after)
+	f.begun = time.Now()
+	f.started = !set && !f.opts.State
+	return nil
+}
+
+// revision asks for the store's revision, at a cost that does not grow with the
+// store, on a subject that who may watch the keys may use.
+func (f *follower) revision(ctx context.Context) (uint64, error) {
+	page, err := f.store.Scan(ctx, kv.Query{
+		Prefix:      f.literal(),
+		KeysOnly:    true,
+		Limit:       1,
+		ReadOptions: kv.ReadOptions{Consistency: kv.Linearizable},
+	})
+	return page.Revision, err
+}
+
+// literal is the longest prefix that all selected keys have.
+func (f *follower) literal() string {
+	if literal := f.opts.Filter.Literal(); len(literal) > len(f.opts.Prefix) {
+		return literal
+	}
+	return f.opts.Prefix
+}
+
+func (f *follower) startAfter(revision uint64) {
+	f.proven, f.audited, f.reached, f.given, f.newest = revision, revision, revision, revision, revision
+	f.seen = seen{}
+	f.givenAt = time.Time{}
+}
+
+func (f *follower) release() {
+	if f.sub != nil {
+		_ = f.sub.Unsubscribe() // of a connection that is closed there is none left
+	}
+	f.hub.leave(f.nc, f.queue)
+}
+
+// ended returns why the watch is over, nil if it is not.
+func (f *follower) ended(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	select {
+	case <-f.closed:
+		return kv.ErrClosed
+	default:
+	}
+	if f.nc.IsClosed() {
+		return fmt.Errorf("%w: the connection", kv.ErrClosed)
+	}
+	return nil
+}
+
+// run follows until the end.
+func (f *follower) run(ctx context.Context) error {
+	for {
+		err := f.runLife(ctx)
+		if !errors.Is(err, kv.ErrCompacted) || !f.opts.Restart {
+			return err
+		}
+		if err := f.restart(ctx, err); err != nil {
+			return err
+		}
+	}
+}
+
+// restart forgets everything. The current state comes next.
+func (f *follower) restart(ctx context.Context, cause error) error {
+	if err := f.give(Change{Kind: ChangeRestart, Revision: f.reached, Cause: cause}); err != nil {
+		return err
+	}
+	if wait := restartPause - time.Since(f.restarted); wait > 0 && !f.restarted.IsZero() {
+		if err := f.rest(ctx, wait); err != nil {
+			return err
+		}
+	}
+	f.restarted = time.Now()
+	f.opts.State, f.started = true, false
+	f.life.forget()
+	f.begun = f.restarted
+	f.queue.take(nil)
+	_, f.beatAt = f.queue.heard()
+	f.tail, f.behind = tail{}, false
+	return nil
+}
+
+// runLife follows one life of the store, as long as no event is lost.
+func (f *follower) runLife(ctx context.Context) error {
+	if !f.started {
+		var err error
+		if f.opts.State {
+			err = f.readState(ctx)
+		} else {
+			err = f.fetch(ctx, f.reached)
+		}
+		if err != nil {
+			return err
+		}
+		f.started = true
+	}
+	var events []kv.Event
+	for {
+		if err := f.ended(ctx); err != nil {
+			return err
+		}
+		clear(events)
+		var overflowed bool
+		events, overflowed = f.queue.take(events)
+		reason, err := f.interruption(overflowed)
+		if err != nil {
+			return err
+		}
+		if reason != nil {
+			if err := f.repair(ctx, reason); err != nil {
+				return err
+			}
+			continue
+		}
+		for i := range events {
+			if err := f.live(ctx, &events[i]); err != nil {
+				return err
+			}
+		}
+		if len(events) > 0 {
+			f.heardOf(time.Now())
+		}
+		wait, err := f.tend(ctx, len(events) == 0)
+		if err != nil {
+			return err
+		}
+		if len(events) == 0 {
+			if err := f.pause(ctx, wait); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// The reasons for which events may be missing.
+var (
+	errReconnected = errors.New("the connection was lost")
+	errSlow        = errors.New("the consumer is slow")
+	errDropped     = errors.New("the connection dropped events that came too fast")
+	errGap         = errors.New("an event is missing")
+	errTail        = errors.New("the last events did not come")
+	errSilence     = errors.New("there was no sign of life")
+)
+
+// interruption returns why what was taken last may lack events, nil if there is
+// no reason. All of that is dropped then, and fetched. It must be called after
+// the queue was looked at, to know of every loss before it.
+func (f *follower) interruption(overflowed bool) (reason, err error) {
+	dropped, err := f.sub.Dropped()
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", kv.ErrClosed, err) // the subscription ended with its connection
+	}
+	if reconnects := f.nc.Stats().Reconnects; reconnects != f.reconnects {
+		f.reconnects, f.dropped = reconnects, dropped
+		f.subscribed, f.settled = time.Now(), false
+		f.life.doubt(f.contact)
+		return errReconnected, nil
+	}
+	if dropped != f.dropped {
+		f.dropped = dropped
+		return errDropped, nil
+	}
+	if overflowed {
+		return errSlow, nil
+	}
+	return nil, nil
+}
+
+// repair fetches what may be missing. Who lost events of the queue has to go back
+// to the last one that was given; after a connection came back, nothing is missing
+// that came before the last heartbeat on it.
+func (f *follower) repair(ctx context.Context, reason error) error {
+	from := f.reached
+	if reason != errReconnected { //nolint:errorlint // it is not wrapped
+		from = max(f.given, f.proven)
+	}
+	if err := f.fetch(ctx, from); err != nil {
+		return fmt.Errorf("%w (%w)", err, reason)
+	}
+	f.notify(NoticeRepaired, reason)
+	return nil
+}
+
+// live looks at an event of the subscription.
+func (f *follower) live(ctx context.Context, event *kv.Event) error {
+	revision, previous := event.Revision, event.PreviousRevision
+	if revision <= f.proven || f.seen.has(revision) {
+		if !f.givenAt.IsZero() && event.Time.After(f.givenAt) {
+			return errNewLife // a repeated event has the time that it had
+		}
+		return nil
+	}
+	complete := false
+	switch {
+	case f.all:
+		complete = revision == f.reached+1
+	case revision < f.given:
+		return f.outOfOrder(revision)
+	case previous <= f.proven || f.seen.has(previous):
+		complete = true
+	case previous < f.given:
+		return f.outOfOrder(previous)
+	}
+	if complete {
+		return f.giveEvent(event)
+	}
+	// The answer has this event too. One that the store does not know is none.
+	return f.repair(ctx, errGap)
+}
+
+// errOutOfOrder is what a watch is left with that has given what comes after.
+var errOutOfOrder = fmt.Errorf("%w: lost on its way", kv.ErrCompacted)
+
+// outOfOrder is the end of a watch of some keys that learns of a loss when it has
+// given later events.
+func (f *follower) outOfOrder(revision uint64) error {
+	return fmt.Errorf("%w: event %d, and missed when event %d had been given", errOutOfOrder, revision, f.given)
+}
+
+// giveEvent gives the next event.
+func (f *follower) giveEvent(event *kv.Event) error {
+	f.given, f.givenAt = event.Revision, event.Time
+	f.reached, f.newest = max(f.reached, f.given), max(f.newest, f.given)
+	if f.all {
+		f.proven, f.audited = f.reached, f.reached
+	} else if forgotten := f.seen.add(f.given); forgotten > 0 {
+		f.proven = max(f.proven, forgotten)
+		f.audited = max(f.audited, f.proven)
+	}
+	return f.give(Change{Kind: ChangeEvent, Event: *event, Revision: event.Revision})
+}
+
+func (f *follower) give(c Change) error {
+	if !f.yield(c, nil) {
+		return errLeft
+	}
+	return nil
+}
+
+func (f *follower) notify(kind NoticeKind, err error) {
+	if f.opts.Notify != nil {
+		f.opts.Notify(Notice{Kind: kind, Revision: f.reached, Err: err})
+	}
+}
+
+// heardOf takes a sign of life.
+func (f *follower) heardOf(now time.Time) {
+	f.contact = now
+	if f.stale {
+		f.stale = false
+		f.notify(NoticeLive, nil)
+	}
+}
+
+func (f *follower) scheduleAudit(now time.Time) { f.nextAudit = now.Add(vary(f.opts.AuditInterval)) }
+
+// vary returns a time around d, so that many watches don't ask at once.
+func vary(d time.Duration) time.Duration { return d - d/4 + rand.N(d/2+1) }
+
+// tend does what is due, and returns how long nothing will be. idle says that the
+// queue is empty.
+func (f *follower) tend(ctx context.Context, idle bool) (time.Duration, error) {
+	now := time.Now()
+	beat, at := f.queue.heard()
+	if at != f.beatAt { //nolint:staticcheck // the same reading of the clock
+		f.beatAt = at
+		f.heardOf(now)
+		if err := f.life.epoch(beat.Epoch, f.begun); err != nil {
+			return 0, err
+		}
+		if err := f.sameLife(ctx); err != nil {
+			return 0, err
+		}
+		f.newest = max(f.newest, beat.Revision)
+		f.behind = beat.Revision < f.proven
+		if f.tail.due.IsZero() && beat.Revision > f.reached {
+			f.tail = tail{beat.Revision, now.Add(tailGrace)}
+		}
+	}
+	if due := f.tail.due; !due.IsZero() && idle && !now.Before(due) {
+		if err := f.tailDue(ctx, now); err != nil {
+			return 0, err
+		}
+	}
+	if due := f.auditDue(); !due.IsZero() && !now.Before(due) {
+		if err := f.audit(ctx); err != nil {
+			return 0, err
+		}
+	}
+	if now.Sub(f.contact) >= f.opts.Silence {
+		f.life.doubt(f.contact)
+		if err := f.fetch(ctx, f.reached); err != nil {
+			return 0, fmt.Errorf("%w (%w)", err, errSilence)
+		}
+	}
+	next := f.contact.Add(f.opts.Silence)
+	for _, due := range []time.Time{f.tail.due, f.auditDue()} {
+		if !due.IsZero() && due.Before(next) {
+			next = due
+		}
+	}
+	return time.Until(next), nil
+}
+
+// tailDue looks at a heartbeat that told of later events than the watch had, once
+// these have had the time to come. A watch of all keys has lost what is missing.
+// Any other has had all that was on its way to it.
+func (f *follower) tailDue(ctx context.Context, now time.Time) error {
+	revision := f.tail.revision
+	// What is on its way through the subscription and the queue goes first.
+	waiting, _, err := f.sub.Pending()
+	delivered, _ := f.sub.Delivered() // fails as Pending does
+	if err != nil || waiting > 0 || !f.queue.drained(delivered) {
+		f.tail.due = now.Add(tailGrace)
+		return nil //nolint:nilerror // the end of the subscription shows elsewhere
+	}
+	f.tail = tail{}
+	if f.all {
+		if f.reached < revision {
+			return f.repair(ctx, errTail)
+		}
+		return nil
+	}
+	if now.Sub(f.subscribed) >= f.opts.Settle+tailGrace {
+		f.reached = max(f.reached, revision)
+	}
+	return nil
+}
+
+// auditDue returns when an audit is due; the zero time if none is.
+func (f *follower) auditDue() time.Time {
+	if f.behind {
+		return f.nextAudit // a publisher that lags, or a store that has lost its memory
+	}
+	if f.all || f.newest <= f.audited {
+		return time.Time{}
+	}
+	if settled := f.subscribed.Add(f.opts.Settle); !f.settled && settled.Before(f.nextAudit) {
+		return settled
+	}
+	return f.nextAudit
+}
+
+// audit compares what was given with what the store holds. Until the subscription
+// is known to all servers, events may pass it by; so the first audit comes soon
+// after that.
+func (f *follower) audit(ctx context.Context) error {
+	defer func() { f.scheduleAudit(time.Now()) }()
+	f.settled = time.Since(f.subscribed) >= f.opts.Settle
+	err := f.fetch(ctx, f.audited)
+	if !errors.Is(err, kv.ErrCompacted) || errors.Is(err, errNewLife) || errors.Is(err, errOutOfOrder) || f.reached == f.audited {
+		return err
+	}
+	// Nothing tells of a loss. What comes after reached has not been missed.
+	unaudited := err
+	if err := f.fetch(ctx, f.reached); err != nil {
+		return err
+	}
+	f.notify(NoticeUnaudited, unaudited)
+	f.audited = f.reached
+	return nil
+}
+
+// pause waits for a signal of the queue, for the end, or for a time.
+func (f *follower) pause(ctx context.Context, wait time.Duration) error {
+	timer := time.NewTimer(max(0, wait))
+	defer timer.Stop()
+	select {
+	case <-f.queue.wake:
+		return nil
+	case <-timer.C:
+		return nil
+	case <-f.closed:
+		return kv.ErrClosed
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
