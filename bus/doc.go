@@ -5,9 +5,9 @@
 //
 // # What it is not
 //
-// Nothing here opens a connection, subscribes or keeps state. The package needs
-// nats.go and the contract in [kvbus/kv], so that a service that only speaks
-// the protocol stays small.
+// Nothing here opens a connection, and only watches subscribe and keep state. The
+// package needs nats.go and the contract in [kvbus/kv], so that a service that
+// only speaks the protocol stays small.
 //
 // # Guarantees
 //
@@ -19,6 +19,30 @@
 // it. Its errors wrap [kv.ErrInvalidKey] or [kv.ErrInvalidArgument], and name
 // the input and the rule that it broke. What is malformed in a reply or an event
 // is a fault of the service, [kv.ErrInternal]. No input makes a decoder panic.
+//
+// # Watches
+//
+// A watch gives every mutation of every key that it selects, after its starting
+// point, once, in the order of revisions, over lost connections, restarts of
+// workers and changes of the publisher; or it ends with [kv.ErrCompacted]. With
+// [FollowOptions.Restart] it goes on from the current state instead, and says so.
+//
+// It subscribes first, and replays what it may have lost: after a reconnect, after
+// the client dropped messages, and where the revision before an event is not one
+// that it has seen. Heartbeats tell of events that never came. What the network
+// loses between two servers shows to a watch of all keys at once. A watch of some
+// keys finds it with the next event of the key, or when it compares with what the
+// store holds, every [FollowOptions.AuditInterval] while the store changes. If it
+// has given later events by then, it ends as above; if the store no longer holds
+// what to compare with, it can't tell, and gives [NoticeUnaudited].
+//
+// A watch costs the service nothing while nothing changes, and no state ever: it
+// is a plain subscription. All watches of a client share the heartbeats. One that
+// hears nothing for [FollowOptions.Silence] asks, tells [FollowOptions.Notify]
+// that it is stale if there is no answer, and asks again until there is one.
+//
+// A slow consumer is bounded by [FollowOptions.MaxPending] and MaxPendingBytes.
+// Beyond, events are dropped, and fetched in pages once it goes on.
 //
 // # Memory
 //
