@@ -36,6 +36,7 @@ type worker struct {
 	bridge   *watchbridge.Bridge
 	service  *service.Service
 
+	served bool // everything was started once
 	// failed gets why the worker can't go on.
 	failed chan error
 	// background is the context of the routines, which end with it.
@@ -46,11 +47,12 @@ type worker struct {
 
 // run is a worker's life: it returns nil when ctx was cancelled and everything
 // has stopped.
-func run(ctx context.Context, cfg config.Config, logger *slog.Logger) error {
-	w := &worker{cfg: cfg, logger: logger, failed: make(chan error, 1)}
+func (w *worker) run(ctx context.Context) error {
 	w.background, w.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	logger := w.logger
 	err := w.start(ctx)
 	if err == nil {
+		w.served = true
 		select {
 		case <-ctx.Done():
 			logger.Info("stopping", "reason", context.Cause(ctx))
@@ -212,6 +214,9 @@ func (w *worker) openStore(ctx context.Context) (kv.Store, error) {
 		case <-w.background.Done():
 		}
 	})
+	if w.server != nil {
+		w.routines.Go(func() { w.watchDisk(w.background, store) })
+	}
 	return store, nil
 }
 

@@ -58,6 +58,10 @@ func (s *Server) JetStreamReady() (ready bool, waitingFor string) {
 	return false, waitingFor
 }
 
+// JetStreamEnabled reports whether the server has JetStream. One that had it has
+// it no more after its disk was full or failed, until it is started again.
+func (s *Server) JetStreamEnabled() bool { return s.ns.JetStreamEnabled() }
+
 // WaitForQuorum returns nil when JetStream is ready, as [Server.JetStreamReady]
 // has it, and an error that says for what it waited when ctx ends, when the
 // server ends, or at once without JetStream. It tells in the log for what it

@@ -58,6 +58,7 @@ type pipeline struct {
 	waiting int       // commands and reads in all of the above
 	closed  error
 	failing time.Time // since when requests are given up; zero while they are not
+	silent  time.Time // when JetStream last said nothing to one of them
 	ticker  *time.Timer
 	ticking bool
 	buffer  []byte
@@ -351,6 +352,20 @@ func (p *pipeline) fails(reason error) {
 		p.failing = time.Now()
 		p.store.logger.Warn("requests fail: a batch was not seen in the log in time", "after", p.store.opts.Timeout, "reason", reason)
 	}
+	if errors.Is(reason, kv.ErrTimeout) {
+		p.silent = time.Now()
+	}
+}
+
+// silence returns for how long JetStream has said nothing to any batch, up to
+// the last one that was given up.
+func (p *pipeline) silence() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.failing.IsZero() || p.silent.Before(p.failing) {
+		return 0
+	}
+	return p.silent.Sub(p.failing)
 }
 
 // succeeds tells that they are not any more.

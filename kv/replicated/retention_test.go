@@ -67,4 +67,3 @@ func TestFullLog(t *testing.T) {
 		}
 	}
 }
-

@@ -238,6 +238,11 @@ func (s *Store) adoptLimits(ctx context.Context) error {
 // a damaged log.
 func (s *Store) Failed() <-chan error { return s.failed }
 
+// Silence returns for how long JetStream has neither taken nor refused any
+// record, up to the last attempt; 0 while it does, and while nobody asks. It is
+// so without a quorum, and when the server can't write to its disk.
+func (s *Store) Silence() time.Duration { return s.appended.silence() }
+
 // fail stops the store for good.
 func (s *Store) fail(err error) {
 	s.failOnce.Do(func() {

@@ -1,0 +1,76 @@
+package cmd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"kvbus/config"
+	"kvbus/kv"
+	"kvbus/kv/replicated"
+)
+
+const (
+	// diskCheck is how often a worker looks whether its server still writes.
+	diskCheck = time.Second
+	// silentTimeouts is for how many times the patience of a request the log may
+	// say nothing.
+	silentTimeouts = 3
+	// restartPause is how long a worker waits before it starts anew.
+	restartPause = 2 * time.Second
+)
+
+// errDisk says that the server in the process can't write any more. Once that
+// has happened, as on a full disk, a nats-server tries no more until it is
+// started anew.
+var errDisk = errors.New("the embedded server can't write its data; see what nats-server says in the log")
+
+// run runs a worker until ctx is cancelled, and starts it anew when its server
+// can't write. When there is room again, it serves again.
+func run(ctx context.Context, cfg config.Config, logger *slog.Logger) error {
+	served := false
+	for {
+		w := &worker{cfg: cfg, logger: logger, failed: make(chan error, 1)}
+		err := w.run(ctx)
+		served = served || w.served
+		if err == nil || ctx.Err() != nil || !served || !isOfDisk(err) {
+			return err
+		}
+		logger.Error("starting anew", "error", err, "in", restartPause)
+		select {
+		case <-time.After(restartPause):
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// isOfDisk reports whether a worker ended, or did not start, because its server
+// can't write.
+func isOfDisk(err error) bool {
+	return errors.Is(err, errDisk) || errors.Is(err, kv.ErrUnavailable) || errors.Is(err, kv.ErrTimeout)
+}
+
+// watchDisk ends the worker when its server can't write any more.
+func (w *worker) watchDisk(ctx context.Context, store *replicated.Store) {
+	ticker := time.NewTicker(diskCheck)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return
+		}
+		if !w.server.JetStreamEnabled() {
+			w.fail(fmt.Errorf("%w: JetStream has ended", errDisk))
+			return
+		}
+		// In a cluster it may be that the majority is away.
+		if silence := store.Silence(); !w.cfg.Cluster.Enabled() && silence >= silentTimeouts*w.cfg.Store.RequestTimeout {
+			w.fail(fmt.Errorf("%w: no answer from the log for %v", errDisk, silence.Round(time.Second)))
+			return
+		}
+	}
+}
