@@ -9,7 +9,7 @@ import (
 
 // The defaults of [FollowOptions].
 const (
-	DefaultMaxPending      = 16_384
+	DefaultMaxPending      = 65_536
 	DefaultMaxPendingBytes = 64 << 20
 	DefaultPageSize        = 1000
 	DefaultAuditInterval   = 30 * time.Second
