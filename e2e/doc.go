@@ -12,6 +12,9 @@
 //
 //	go tool -modfile=e2e/tools.mod nats --help
 //
+// The examples in other languages need Node with npm, and Python. Where these
+// are missing, or npm can't get the packages, their tests are skipped.
+//
 // kvbus itself is built at the start of each run, with the race detector where
 // the tests are.
 //
