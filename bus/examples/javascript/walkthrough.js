@@ -43,17 +43,16 @@ const id = { "KV-Request-Id": randomUUID() };
 console.log("incr orders:", (await ask("kv.incr.orders", "5", id)).string());
 console.log("incr orders:", (await ask("kv.incr.orders", "5", id)).string());
 
-await ask("kv.set.session", "abc", { "KV-TTL": "1s" });
-
 // Keys come in pages; the cursor of one leads to the next.
 let page = {};
 do {
-  const reply = await ask("kv.keys", "", { "KV-Limit": "2", ...page });
+  const reply = await ask("kv.keys", "", { "KV-Limit": "3", ...page });
   console.log("keys:", reply.string().split("\n").join(" "));
   page = { "KV-Cursor": reply.headers.get("KV-Cursor") };
 } while (page["KV-Cursor"]);
 
-// Every mutation so far, up to the end of the session's time.
+// A key that lives for a second, and every mutation up to its end.
+await ask("kv.set.session", "abc", { "KV-TTL": "1s" });
 for await (const event of events) {
   const operation = event.headers.get("KV-Operation");
   console.log("event:", event.headers.get("KV-Revision"), operation, event.subject, event.string());
