@@ -161,6 +161,7 @@ func Open(ctx context.Context, nc *nats.Conn, opts Options) (*Store, error) {
 	}
 	s.background, s.cancel = context.WithCancel(context.Background())
 	s.appended.init(s)
+	s.routines.Go(func() { s.appended.run(s.background) })
 	s.feed.init(s)
 	s.deadline.init(s)
 	if err := s.start(ctx); err != nil {
