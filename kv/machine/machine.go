@@ -23,7 +23,8 @@ type Options struct {
 	Limits kv.Limits
 	// ReplayEvents and ReplayBytes bound the ring of recent events by their
 	// number and by the sizes of their keys and values plus [EventOverhead]
-	// each. Zero means the default.
+	// each. Zero means the default. [math.MaxInt] and [math.MaxInt64] are no
+	// bounds, for who drops events with [Machine.Forget].
 	ReplayEvents int
 	ReplayBytes  int64
 }
@@ -142,6 +143,13 @@ func (m *Machine) DeadlineBound() int64 { return m.deadlines.bound() }
 // It fails with [kv.ErrCompacted] if the ring no longer holds the first of them.
 func (m *Machine) Events(after uint64, buf []kv.Event) (int, error) {
 	return m.ring.read(after, m.Revision(), buf)
+}
+
+// Forget drops the events up to a revision from the ring.
+func (m *Machine) Forget(revision uint64) {
+	for m.ring.events > 0 && m.ring.oldest(m.Revision()) <= revision {
+		m.ring.drop()
+	}
 }
 
 // Replay returns events from the ring, as [kv.Store.Replay] says.

@@ -55,14 +55,19 @@ func (r *ring) push() *kv.Event {
 func (r *ring) pushed(event *kv.Event) {
 	r.bytes += cost(event)
 	for r.events > 1 && (r.events > r.maxEvents || r.bytes > r.maxBytes) {
-		oldest := r.at(0)
-		r.bytes -= cost(oldest)
-		*oldest = kv.Event{}
-		r.events--
-		if r.first++; r.first == ringChunk {
-			r.spare, r.chunks[0] = r.chunks[0], nil
-			r.chunks, r.first = r.chunks[1:], 0
-		}
+		r.drop()
+	}
+}
+
+// drop lets go of the oldest event.
+func (r *ring) drop() {
+	oldest := r.at(0)
+	r.bytes -= cost(oldest)
+	*oldest = kv.Event{}
+	r.events--
+	if r.first++; r.first == ringChunk {
+		r.spare, r.chunks[0] = r.chunks[0], nil
+		r.chunks, r.first = r.chunks[1:], 0
 	}
 }
 

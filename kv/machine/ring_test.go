@@ -3,6 +3,7 @@ package machine
 import (
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"testing"
 
@@ -66,5 +67,36 @@ func TestRingReusesChunks(t *testing.T) {
 	}
 	if n := len(m.ring.chunks); n > 2 {
 		t.Errorf("10 events take %d chunks", n)
+	}
+}
+
+// A ring without bounds holds what was not forgotten, and no more memory.
+func TestForget(t *testing.T) {
+	m := New(Options{ReplayEvents: math.MaxInt, ReplayBytes: math.MaxInt64})
+	buf := make([]kv.Event, 1)
+	const rounds, each = 10, ringChunk/2 + 3
+	for round := range uint64(rounds) {
+		first := m.Revision() + 1
+		for range each {
+			apply(t, m, kv.Command{Op: kv.OpSet, Key: "k"})
+		}
+		if n, err := m.Events(first-1, buf); n != 1 || err != nil || buf[0].Revision != first {
+			t.Fatalf("round %d begins with revision %d, %v; want %d", round, buf[0].Revision, err, first)
+		}
+		m.Forget(first + 9)
+		if got := m.Info().OldestRevision; got != first+10 {
+			t.Fatalf("after events up to %d were forgotten the oldest is %d", first+9, got)
+		}
+		m.Forget(first) // again, which changes nothing
+		m.Forget(m.Revision())
+		if got := m.Info().OldestRevision; got != m.Revision()+1 {
+			t.Fatalf("of the events up to %d, all forgotten, %d is held", m.Revision(), got)
+		}
+		if _, err := m.Events(m.Revision()-1, buf); !errors.Is(err, kv.ErrCompacted) {
+			t.Fatalf("an event that was forgotten: %v, want ErrCompacted", err)
+		}
+	}
+	if m.ring.bytes != 0 || len(m.ring.chunks) > 1 {
+		t.Errorf("an empty ring has %d bytes in %d chunks", m.ring.bytes, len(m.ring.chunks))
 	}
 }
