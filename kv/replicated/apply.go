@@ -23,15 +23,10 @@ func (s *Store) apply(sequence uint64, now int64, b *batch, size int) {
 		revision uint64
 	)
 	wake, err := s.shared.Update(func(m *machine.Machine) {
-		m.Expire(now)
-		if verdict = s.sessions.judge(b, now); verdict == accepted {
-			for i := range b.Commands {
-				result, err := m.Apply(now, &b.Commands[i])
-				if own {
-					outcomes = append(outcomes, outcome{result, err})
-				}
-			}
+		if own {
+			outcomes = make([]outcome, 0, len(b.Commands))
 		}
+		verdict, outcomes = step(m, s.sessions, b, now, outcomes)
 		s.applied.Store(sequence)
 		s.due.bytes += int64(size + storedOverhead + len(s.appended.subject))
 		due, revision = m.DeadlineBound(), m.Revision()
@@ -50,4 +45,21 @@ func (s *Store) apply(sequence uint64, now int64, b *batch, size int) {
 	}
 	wake.Up()
 	s.deadline.set(due)
+}
+
+// step carries out a batch on the machine and the sessions that belong to it.
+// The outcomes of its commands are appended, unless outcomes is nil.
+func step(m *machine.Machine, sessions sessions, b *batch, now int64, outcomes []outcome) (verdict, []outcome) {
+	m.Expire(now)
+	verdict := sessions.judge(b, now)
+	if verdict != accepted {
+		return verdict, outcomes
+	}
+	for i := range b.Commands {
+		result, err := m.Apply(now, &b.Commands[i])
+		if outcomes != nil {
+			outcomes = append(outcomes, outcome{result, err})
+		}
+	}
+	return verdict, outcomes
 }

@@ -2,40 +2,25 @@ package replicated
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"kvbus/kv"
 )
 
 const (
-	// fetchRecords and fetchBytes bound what is asked of the log at once.
-	fetchRecords = 4096
-	fetchBytes   = 4 << 20
-	// fetchTimeout bounds one such request.
-	fetchTimeout = 2 * time.Second
 	// fetchGrace is how long a record that is known to be in the log may be on
 	// its way before it is asked for.
 	fetchGrace = 50 * time.Millisecond
 	// idleCheck is how often a worker that gets no records asks whether there is
 	// one.
 	idleCheck = 2 * time.Second
-
-	// timeHeader has the time of a record, RFC 3339 with nanoseconds.
-	timeHeader = "Nats-Time-Stamp"
-)
-
-var (
-	// errNoRecord says that the server that was asked has no later record.
-	errNoRecord = errors.New("there is no later record")
-	// errRemoved says that the log begins after the next record.
-	errRemoved = errors.New("the log was removed before this worker had it")
 )
 
 // A feed brings the records of the log to the store, each once and in order.
@@ -55,13 +40,6 @@ type feed struct {
 	expected atomic.Uint64 // highest sequence that is known to be in the log
 	soon     chan struct{} // expected has risen
 	now      chan struct{} // records may be lost
-}
-
-// A logRecord is a message of the log.
-type logRecord struct {
-	sequence uint64
-	at       time.Time
-	data     []byte
 }
 
 func (f *feed) init(s *Store) {
@@ -221,84 +199,18 @@ func (f *feed) fetchRest(ctx context.Context) error {
 // fetch fetches the next records, at least one. It fails with [errNoRecord] and
 // [errRemoved]. The lock is held.
 func (f *feed) fetch(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
-	defer cancel()
-	s := f.store
-	inbox := s.nc.NewInbox()
-	sub, err := s.nc.SubscribeSync(inbox)
-	if err != nil {
-		return err
+	err := f.store.readLog(ctx, f.store.applied.Load()+1, f.take)
+	if errors.Is(err, errNoRecord) && f.expected.Load() > f.store.applied.Load() {
+		return f.store.missing(ctx, f.store.applied.Load()+1)
 	}
-	defer func() { _ = sub.Unsubscribe() }() // fails only if the connection is gone already
-	before := s.applied.Load()
-	query, err := json.Marshal(struct {
-		Sequence uint64 `json:"seq"`
-		Batch    int    `json:"batch"`
-		MaxBytes int    `json:"max_bytes"`
-	}{before + 1, fetchRecords, fetchBytes})
-	if err != nil {
-		return err
-	}
-	if err := s.nc.PublishRequest("$JS.API.DIRECT.GET."+streamName(s.opts.Prefix), inbox, query); err != nil {
-		return err
-	}
-	for {
-		m, err := sub.NextMsgWithContext(ctx)
-		if err != nil && s.applied.Load() > before {
-			return nil // the rest is asked for again
-		}
-		if err != nil {
-			return err
-		}
-		switch status := m.Header.Get("Status"); status {
-		case "":
-		case "204": // the end of what was asked for
-			if s.applied.Load() == before {
-				return errNoRecord
-			}
-			return nil
-		case "404":
-			return f.missing(ctx)
-		default:
-			return fmt.Errorf("read the log: JetStream answers %s %s", status, m.Header.Get("Description"))
-		}
-		record, err := parseRecord(m)
-		if err != nil {
-			return fmt.Errorf("read the log: %w", err)
-		}
-		applied := s.applied.Load()
-		if record.sequence > applied+1 {
-			if applied == before {
-				return errRemoved
-			}
-			return nil // one of the answer was lost
-		}
-		if err := f.take(record); err != nil {
-			return err
-		}
-	}
-}
-
-// missing tells why there is no next record.
-func (f *feed) missing(ctx context.Context) error {
-	if f.expected.Load() <= f.store.applied.Load() {
-		return errNoRecord
-	}
-	log, err := f.store.logState(ctx)
-	if err != nil {
-		return err
-	}
-	if log.FirstSeq > f.store.applied.Load()+1 {
-		return errRemoved
-	}
-	return errNoRecord
+	return err
 }
 
 // take applies a record, unless that was done before. The lock is held.
 func (f *feed) take(record logRecord) error {
 	s := f.store
 	if s.shared.Closed() {
-		return nil
+		return kv.ErrClosed
 	}
 	at := record.at.UnixNano()
 	if record.sequence <= s.applied.Load() {
@@ -314,18 +226,4 @@ func (f *feed) take(record logRecord) error {
 	f.newest = max(f.newest, at)
 	s.apply(record.sequence, at, &b, len(record.data))
 	return nil
-}
-
-// parseRecord returns the record that a message is by its headers, which are the
-// same whether it was sent out or asked for.
-func parseRecord(m *nats.Msg) (logRecord, error) {
-	sequence, err := strconv.ParseUint(m.Header.Get(jetstream.SequenceHeader), 10, 64)
-	if err != nil || sequence == 0 {
-		return logRecord{}, fmt.Errorf("a record has the sequence %q", m.Header.Get(jetstream.SequenceHeader))
-	}
-	at, err := time.Parse(time.RFC3339Nano, m.Header.Get(timeHeader))
-	if err != nil {
-		return logRecord{}, fmt.Errorf("record %d has the time %q", sequence, m.Header.Get(timeHeader))
-	}
-	return logRecord{sequence, at, m.Data}, nil
 }

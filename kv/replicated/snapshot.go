@@ -110,3 +110,12 @@ type session struct {
 	Number uint64 // of its last batch
 	Seen   int64  // when that was, Unix nanoseconds
 }
+
+// sessions returns the sessions of the header by their workers.
+func (h *snapshotHeader) sessions() sessions {
+	byWorker := make(sessions, len(h.Sessions))
+	for _, session := range h.Sessions {
+		byWorker[session.Worker] = session
+	}
+	return byWorker
+}

@@ -75,51 +75,66 @@ func (s *Store) list(ctx context.Context) ([]storedSnapshot, error) {
 // if it is whole, if the log goes on where it ends, and if all events up to it
 // are published: those after it are made anew from the log.
 func (s *Store) load(ctx context.Context) error {
-	log, err := s.logState(ctx)
-	if err != nil {
-		return fmt.Errorf("load: %w", err)
-	}
-	first := log.FirstSeq
 	published, err := s.published(ctx)
 	if err != nil {
 		return err
 	}
-	stored, err := s.list(ctx)
+	header, m, err := s.restore(ctx, published, s.machineOptions())
 	if err != nil {
 		return err
 	}
-	var damage error
-	for _, snapshot := range stored {
-		if snapshot.sequence > published || snapshot.sequence+1 < first {
-			continue
-		}
-		header, m, err := s.read(ctx, snapshot)
-		if err != nil {
-			damage = errors.Join(damage, err)
-			s.logger.Error("a snapshot can't be used", "snapshot", snapshot.name, "error", err)
-			continue
-		}
-		s.adopt(header, m)
+	s.adopt(header, m)
+	if header.Sequence > 0 {
 		s.logger.Info("snapshot loaded", "sequence", header.Sequence, "revision", header.Revision, "keys", header.Keys)
-		return nil
 	}
-	if first > 1 {
-		return fmt.Errorf("%w: the log begins at record %d, and no snapshot leads there", kv.ErrUnavailable, first)
+	return nil
+}
+
+// restore returns the machine that the newest snapshot holds that is whole, has
+// nothing after the record at upTo, and after which the log goes on; or an empty
+// one where the log still has its beginning. It fails with [errRemoved] and
+// [kv.ErrUnavailable] if there is neither, and with an error that is transient
+// as well if one may be found later.
+func (s *Store) restore(ctx context.Context, upTo uint64, opts machine.Options) (snapshotHeader, *machine.Machine, error) {
+	log, err := s.logState(ctx)
+	if err != nil {
+		return snapshotHeader{}, nil, fmt.Errorf("load: %w", err)
+	}
+	stored, err := s.list(ctx)
+	if err != nil {
+		return snapshotHeader{}, nil, err
+	}
+	var damage, unread error
+	for _, snapshot := range stored {
+		if snapshot.sequence > upTo || snapshot.sequence+1 < log.FirstSeq {
+			continue
+		}
+		header, m, err := s.read(ctx, snapshot, opts)
+		if err == nil {
+			return header, m, nil
+		}
+		if ctx.Err() != nil {
+			return snapshotHeader{}, nil, err
+		}
+		if damage = err; transient(err) {
+			unread = err
+		}
+		s.logger.Error("a snapshot can't be used", "snapshot", snapshot.name, "error", err)
+	}
+	if log.FirstSeq > 1 {
+		none := fmt.Errorf("%w: %w: it begins at record %d, and no snapshot leads there", kv.ErrUnavailable, errRemoved, log.FirstSeq)
+		return snapshotHeader{}, nil, errors.Join(none, unread)
 	}
 	if damage != nil {
 		s.logger.Warn("no snapshot can be used; the log has everything, and is read from its beginning")
 	}
-	s.adopt(snapshotHeader{}, machine.New(s.machineOptions()))
-	return nil
+	return snapshotHeader{}, machine.New(opts), nil
 }
 
 // adopt makes m, which is as the header says, the present machine. The lock of
 // the feed is held, unless the feed was not started yet.
 func (s *Store) adopt(header snapshotHeader, m *machine.Machine) {
-	s.sessions = sessions{}
-	for _, session := range header.Sessions {
-		s.sessions[session.Worker] = session
-	}
+	s.sessions = header.sessions()
 	s.applied.Store(header.Sequence)
 	s.feed.newest = max(s.feed.newest, header.Time)
 	s.positions.reset(header.Sequence, header.Revision)
@@ -147,8 +162,8 @@ func (s *Store) published(ctx context.Context) (uint64, error) {
 	return consumer.CachedInfo().AckFloor.Stream, nil
 }
 
-// read reads one snapshot.
-func (s *Store) read(ctx context.Context, snapshot storedSnapshot) (snapshotHeader, *machine.Machine, error) {
+// read makes a machine with the options from one snapshot.
+func (s *Store) read(ctx context.Context, snapshot storedSnapshot, opts machine.Options) (snapshotHeader, *machine.Machine, error) {
 	ctx, cancel := context.WithTimeout(ctx, snapshotTimeout)
 	defer cancel()
 	object, err := s.snapshots.Get(ctx, snapshot.name)
@@ -160,7 +175,7 @@ func (s *Store) read(ctx context.Context, snapshot storedSnapshot) (snapshotHead
 	if err != nil {
 		return snapshotHeader{}, nil, err
 	}
-	m, err := machine.Restore(s.machineOptions(), machine.State{
+	m, err := machine.Restore(opts, machine.State{
 		Revision: header.Revision,
 		Time:     header.Time,
 		Keys:     int(header.Keys),

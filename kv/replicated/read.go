@@ -1,0 +1,122 @@
+package replicated
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+const (
+	// fetchRecords and fetchBytes bound what is asked of the log at once.
+	fetchRecords = 4096
+	fetchBytes   = 4 << 20
+	// fetchTimeout bounds one such request.
+	fetchTimeout = 2 * time.Second
+
+	// timeHeader has the time of a record, RFC 3339 with nanoseconds.
+	timeHeader = "Nats-Time-Stamp"
+)
+
+var (
+	// errNoRecord says that the server that was asked has no later record.
+	errNoRecord = errors.New("there is no later record")
+	// errRemoved says that the log begins after the next record.
+	errRemoved = errors.New("the log was removed before this worker had it")
+)
+
+// A logRecord is a message of the log.
+type logRecord struct {
+	sequence uint64
+	at       time.Time
+	data     []byte
+}
+
+// readLog asks any server of the log for its records from the sequence next on,
+// and calls take for those that it gets: at least one, in order, none left out.
+// It fails with take's error, with [errNoRecord] if the server has none of them,
+// and with [errRemoved] if the log begins later.
+func (s *Store) readLog(ctx context.Context, next uint64, take func(logRecord) error) error {
+	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
+	defer cancel()
+	inbox := s.nc.NewInbox()
+	sub, err := s.nc.SubscribeSync(inbox)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = sub.Unsubscribe() }() // fails only if the connection is gone already
+	query, err := json.Marshal(struct {
+		Sequence uint64 `json:"seq"`
+		Batch    int    `json:"batch"`
+		MaxBytes int    `json:"max_bytes"`
+	}{next, fetchRecords, fetchBytes})
+	if err != nil {
+		return err
+	}
+	if err := s.nc.PublishRequest("$JS.API.DIRECT.GET."+streamName(s.opts.Prefix), inbox, query); err != nil {
+		return err
+	}
+	for first := next; ; next++ {
+		m, err := sub.NextMsgWithContext(ctx)
+		if err != nil && next > first {
+			return nil // the rest is asked for again
+		}
+		if err != nil {
+			return err
+		}
+		switch status := m.Header.Get("Status"); status {
+		case "":
+		case "204", "404": // the end of what was asked for, or there is nothing
+			if next == first {
+				return errNoRecord
+			}
+			return nil
+		default:
+			return fmt.Errorf("read the log: JetStream answers %s %s", status, m.Header.Get("Description"))
+		}
+		record, err := parseRecord(m)
+		if err != nil {
+			return fmt.Errorf("read the log: %w", err)
+		}
+		if record.sequence != next {
+			if next == first {
+				return errRemoved
+			}
+			return nil // one of the answer was lost
+		}
+		if err := take(record); err != nil {
+			return err
+		}
+	}
+}
+
+// missing tells why there is no record at the sequence next.
+func (s *Store) missing(ctx context.Context, next uint64) error {
+	log, err := s.logState(ctx)
+	if err != nil {
+		return err
+	}
+	if log.FirstSeq > next {
+		return errRemoved
+	}
+	return errNoRecord
+}
+
+// parseRecord returns the record that a message is by its headers, which are the
+// same whether it was sent out or asked for.
+func parseRecord(m *nats.Msg) (logRecord, error) {
+	sequence, err := strconv.ParseUint(m.Header.Get(jetstream.SequenceHeader), 10, 64)
+	if err != nil || sequence == 0 {
+		return logRecord{}, fmt.Errorf("a record has the sequence %q", m.Header.Get(jetstream.SequenceHeader))
+	}
+	at, err := time.Parse(time.RFC3339Nano, m.Header.Get(timeHeader))
+	if err != nil {
+		return logRecord{}, fmt.Errorf("record %d has the time %q", sequence, m.Header.Get(timeHeader))
+	}
+	return logRecord{sequence, at, m.Data}, nil
+}
