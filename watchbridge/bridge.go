@@ -12,13 +12,16 @@
 // revision shows.
 //
 // An event that the ring has dropped before it could be published is lost to
-// subscribers. They see a gap in the revisions; the log has a line, and
-// [Bridge.Stats] a count.
+// subscribers of a store in memory. They see a gap in the revisions; the log has
+// a line, and [Bridge.Stats] a count.
 //
 // Where workers share a store by a log ([Log]), one of them publishes, elected
 // by JetStream, which also remembers how far it came: the next one goes on
 // there. Events then come twice after another worker took over, and none is
-// left out as long as that worker's ring reaches back to it.
+// left out: what that worker's ring has dropped is made anew from a snapshot and
+// the log, which are kept until their events are published. That takes time, and
+// as much memory again as the store while it lasts. Events are lost only if the
+// snapshots are damaged.
 //
 // # Heartbeats
 //
@@ -30,7 +33,8 @@
 // # Slow servers
 //
 // Nothing waits for the bridge: commands go on while it is behind, and what it
-// has yet to publish takes no memory beyond the ring's bounds.
+// has yet to publish takes no memory beyond the ring's bounds, and that of the
+// history of a log.
 //
 // # Shutdown
 //
@@ -251,7 +255,7 @@ func (b *Bridge) dial(ctx context.Context) (*nats.Conn, error) {
 func (b *Bridge) publishAll(ctx context.Context, nc *nats.Conn) error {
 	for event, err := range b.source.Watch(ctx, kv.WatchOptions{Start: kv.After(b.confirmed.Load())}) {
 		if lag, ok := errors.AsType[*kv.LagError](err); ok {
-			b.lose(lag.First, lag.Last)
+			b.lose(lag.First, lag.Last, tooSlow)
 			continue
 		}
 		if errors.Is(err, kv.ErrCompacted) {
@@ -297,17 +301,20 @@ func (b *Bridge) skip(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	b.lose(b.confirmed.Load()+1, info.OldestRevision-1)
+	b.lose(b.confirmed.Load()+1, info.OldestRevision-1, tooSlow)
 	return kv.ErrCompacted
 }
 
+// tooSlow is why events of a store in memory are lost.
+const tooSlow = "the bus could not take them before the ring of recent events dropped them"
+
 // lose accounts for events that the ring has dropped: there is no way back to
 // them, nor to those before.
-func (b *Bridge) lose(first, last uint64) {
+func (b *Bridge) lose(first, last uint64, reason string) {
 	b.lost.Add(last - first + 1)
 	b.position.Store(last)
 	b.raise(last)
-	b.logLost(first, last, "the bus could not take them before the ring of recent events dropped them")
+	b.logLost(first, last, reason)
 }
 
 func (b *Bridge) logLost(first, last uint64, reason string) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -53,6 +54,14 @@ type Log interface {
 	Events(after uint64, buf []kv.Event) (int, error)
 	// OldestRevision is that of the oldest event held.
 	OldestRevision() uint64
+	// History makes the events anew that are no longer held: those of the records
+	// after the one at a sequence, of one record after the other and none left
+	// out, equal to those that were held. A record's can be iterated until the next
+	// one is asked for. It waits for records that are yet to come. An error is the
+	// last that comes: [kv.ErrCompacted] if those events can't be had, and
+	// [kv.ErrClosed] once the store is closed. They can be had as long as they are
+	// not acknowledged on [Cursor].
+	History(ctx context.Context, sequence uint64) iter.Seq2[iter.Seq[kv.Event], error]
 }
 
 // A mark is a record of the log whose events were handed to the connection.
@@ -79,6 +88,8 @@ func (b *Bridge) publishElected(ctx context.Context, nc *nats.Conn, log Log) err
 		return fmt.Errorf("the cursor of the events: %w", err)
 	}
 	defer records.Stop()
+	p := &publisher{bridge: b, nc: nc, log: log, consumer: consumer}
+	defer p.leaveHistory()
 	last := uint64(0) // sequence of the record before, 0 while this worker is not known to be elected
 	for {
 		msg, err := records.Next(jetstream.NextMaxWait(closedCheck))
@@ -106,19 +117,15 @@ func (b *Bridge) publishElected(ctx context.Context, nc *nats.Conn, log Log) err
 			continue // given again, before it was known to be acknowledged
 		}
 		if last == 0 || sequence != last+1 {
-			if err := b.resume(ctx, log, consumer); err != nil {
+			if err := p.resume(ctx); err != nil {
 				return err
 			}
 		}
-		revision, err := log.RevisionAfter(ctx, sequence)
-		if err != nil {
-			return err
-		}
-		if err := b.publishUpTo(nc, log, revision); err != nil {
+		if err := p.publishRecord(ctx, sequence, msg.Headers().Get(pinHeader)); err != nil {
 			return err
 		}
 		last = sequence
-		b.mark.Store(&mark{revision, msg})
+		b.mark.Store(&mark{b.position.Load(), msg})
 		b.confirmLater()
 	}
 }
@@ -145,45 +152,4 @@ func cursor(ctx context.Context, nc *nats.Conn, log Log) (jetstream.Consumer, er
 		return nil, fmt.Errorf("the cursor of the events: %w", err)
 	}
 	return consumer, nil
-}
-
-// resume finds where to go on when this worker was elected: after the last
-// record that was acknowledged. Those between it and the first that this worker
-// is given were given to the publisher before, and would come again much later.
-func (b *Bridge) resume(ctx context.Context, log Log, consumer jetstream.Consumer) error {
-	info, err := consumer.Info(ctx)
-	if err != nil {
-		return err
-	}
-	before, err := log.RevisionAfter(ctx, info.AckFloor.Stream)
-	if err != nil {
-		return err
-	}
-	b.logger.Info("publishing events", "after_revision", before)
-	b.position.Store(before)
-	b.raise(before) // the server has what was acknowledged
-	return nil
-}
-
-// publishUpTo publishes all events up to a revision.
-func (b *Bridge) publishUpTo(nc *nats.Conn, log Log, revision uint64) error {
-	for b.position.Load() < revision {
-		after := b.position.Load()
-		n, err := log.Events(after, b.buffer[:min(eventBuffer, revision-after)])
-		if errors.Is(err, kv.ErrCompacted) {
-			oldest := log.OldestRevision()
-			b.lose(after+1, min(oldest-1, revision))
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		for _, event := range b.buffer[:n] {
-			if err := b.publish(nc, event); err != nil {
-				return err
-			}
-		}
-		clear(b.buffer[:n])
-	}
-	return nil
 }

@@ -23,13 +23,25 @@ type publisher struct {
 
 func startPublisher(t *testing.T, s *server.Server, url string) *publisher {
 	t.Helper()
+	store := openLog(t, s, replicated.Options{})
+	return &publisher{store, publish(t, store, url)}
+}
+
+func openLog(t *testing.T, s *server.Server, opts replicated.Options) *replicated.Store {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	store, err := replicated.Open(ctx, bustest.Connect(t, s), replicated.Options{})
+	store, err := replicated.Open(ctx, bustest.Connect(t, s), opts)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { store.Close() })
+	return store
+}
+
+// publish starts a bridge of store to the server at url.
+func publish(t *testing.T, store watchbridge.Log, url string) *watchbridge.Bridge {
+	t.Helper()
 	subjects, err := bus.NewSubjects("kv")
 	if err != nil {
 		t.Fatal(err)
@@ -45,7 +57,7 @@ func startPublisher(t *testing.T, s *server.Server, url string) *publisher {
 		cancel()
 		_ = bridge.Wait(ctx) // it may be cut off, which is what the test is about
 	})
-	return &publisher{store, bridge}
+	return bridge
 }
 
 // follow receives events until each revision up to last was there, in order

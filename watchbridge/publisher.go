@@ -1,0 +1,230 @@
+package watchbridge
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"iter"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"kvbus/kv"
+)
+
+const (
+	// pinHeader has, on each record that JetStream gives, the id of its election.
+	pinHeader = "Nats-Pin-Id"
+	// holdTime bounds how long a publisher that works on one record asks not to be
+	// replaced.
+	holdTime = 5 * time.Minute
+)
+
+// errOvertaken ends the session of a publisher that another one has replaced.
+var errOvertaken = errors.New("another worker has published the next events")
+
+// A publisher publishes the events of the records that were given to this worker
+// in one session.
+type publisher struct {
+	bridge   *Bridge
+	nc       *nats.Conn
+	log      Log
+	consumer jetstream.Consumer
+
+	sequence uint64 // of the last record whose events were all handed over, by any worker
+	history  *history
+}
+
+// A history gives the events that the store no longer holds.
+type history struct {
+	next func() (iter.Seq[kv.Event], error, bool)
+	stop func()
+}
+
+// resume finds where to go on when this worker was elected: after the last
+// record that was acknowledged. Those between it and the first that this worker
+// is given were given to the publisher before, and would come again much later.
+func (p *publisher) resume(ctx context.Context) error {
+	p.leaveHistory()
+	info, err := p.consumer.Info(ctx)
+	if err != nil {
+		return err
+	}
+	p.sequence = info.AckFloor.Stream
+	b := p.bridge
+	before, err := p.log.RevisionAfter(ctx, p.sequence)
+	if errors.Is(err, kv.ErrCompacted) { // too long ago for this worker to know
+		before = b.confirmed.Load()
+	} else if err != nil {
+		return err
+	}
+	b.logger.Info("publishing events", "after_record", p.sequence, "after_revision", before)
+	b.position.Store(before)
+	b.raise(before) // the server has what was acknowledged
+	return nil
+}
+
+// publishRecord publishes all events up to those of the record at sequence.
+func (p *publisher) publishRecord(ctx context.Context, sequence uint64, pin string) error {
+	if p.history == nil {
+		revision, err := p.log.RevisionAfter(ctx, sequence)
+		if err == nil {
+			err = p.publishHeld(revision)
+		}
+		if err == nil {
+			p.sequence = sequence
+		}
+		if !errors.Is(err, kv.ErrCompacted) {
+			return err
+		}
+		p.bridge.logger.Info("the next events are no longer held; they are made anew from the log", "after_record", p.sequence, "after_revision", p.bridge.position.Load())
+		next, stop := iter.Pull2(p.log.History(ctx, p.sequence))
+		p.history = &history{next, stop}
+	}
+	release := p.hold(ctx, pin)
+	defer release()
+	err := p.publishHistory(sequence)
+	if errors.Is(err, kv.ErrCompacted) {
+		return p.passOver(ctx, sequence)
+	}
+	if err == nil && p.caughtUp(ctx) {
+		p.leaveHistory()
+	}
+	return err
+}
+
+// publishHeld publishes the events up to a revision that the store holds. It
+// fails with [kv.ErrCompacted] where it does not.
+func (p *publisher) publishHeld(revision uint64) error {
+	b := p.bridge
+	for b.position.Load() < revision {
+		after := b.position.Load()
+		n, err := p.log.Events(after, b.buffer[:min(eventBuffer, revision-after)])
+		if err != nil {
+			return err
+		}
+		for _, event := range b.buffer[:n] {
+			if err := b.publish(p.nc, event); err != nil {
+				return err
+			}
+		}
+		clear(b.buffer[:n])
+	}
+	return nil
+}
+
+// publishHistory publishes events up to those of the record at sequence from the
+// history.
+func (p *publisher) publishHistory(sequence uint64) error {
+	b := p.bridge
+	for p.sequence < sequence {
+		events, err, ok := p.history.next()
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return errors.New("the history of the store ended")
+		}
+		for event := range events {
+			if event.Revision <= b.position.Load() {
+				continue // it was published while it was held
+			}
+			if err := b.publish(p.nc, event); err != nil {
+				return err
+			}
+		}
+		p.sequence++
+	}
+	return nil
+}
+
+// caughtUp reports whether the store holds the next event, and will for a while:
+// to begin another history costs much.
+func (p *publisher) caughtUp(ctx context.Context) bool {
+	newest, err := p.log.RevisionAfter(ctx, p.log.Applied())
+	if err != nil {
+		return false
+	}
+	position, oldest := p.bridge.position.Load(), p.log.OldestRevision()
+	return position+1 >= oldest && 2*position >= oldest+newest-1
+}
+
+func (p *publisher) leaveHistory() {
+	if p.history != nil {
+		p.history.stop()
+		p.history = nil
+	}
+}
+
+// passOver gives up the events up to those of the record at sequence that can't
+// be had, unless another worker has published them meanwhile.
+func (p *publisher) passOver(ctx context.Context, sequence uint64) error {
+	p.leaveHistory()
+	info, err := p.consumer.Info(ctx)
+	if err != nil {
+		return err
+	}
+	if info.AckFloor.Stream > p.sequence {
+		return errOvertaken
+	}
+	revision, err := p.log.RevisionAfter(ctx, sequence)
+	if errors.Is(err, kv.ErrCompacted) {
+		p.sequence = sequence // its events are counted with those of a later record
+		return nil
+	}
+	for err == nil {
+		if err = p.publishHeld(revision); err == nil {
+			p.sequence = sequence
+			return nil
+		}
+		if errors.Is(err, kv.ErrCompacted) {
+			p.bridge.lose(p.bridge.position.Load()+1, min(p.log.OldestRevision()-1, revision), "no snapshot and no log lead to them")
+			err = nil
+		}
+	}
+	return err
+}
+
+// hold tells JetStream now and then that this worker still publishes, which it
+// sees otherwise only by the requests for more records. Those end while a record
+// takes long, as does the first one of a history: another worker would be
+// elected, and begin with the same. A request for records of a size that none
+// has is heard, and gets none.
+func (p *publisher) hold(ctx context.Context, pin string) (release func()) {
+	ctx, cancel := context.WithTimeout(ctx, holdTime)
+	var holding sync.WaitGroup
+	holding.Go(func() {
+		ticker := time.NewTicker(pinTime / 4)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ticker.C:
+				if err := p.askForNothing(pin); err != nil {
+					return // the session ends by itself
+				}
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	return func() {
+		cancel()
+		holding.Wait()
+	}
+}
+
+func (p *publisher) askForNothing(pin string) error {
+	query, err := json.Marshal(struct {
+		Batch    int           `json:"batch"`
+		MaxBytes int           `json:"max_bytes"`
+		Expires  time.Duration `json:"expires"`
+		Group    string        `json:"group"`
+		Pin      string        `json:"id"`
+	}{1, 1, pinTime / 8, publisherGroup, pin})
+	if err != nil {
+		return err
+	}
+	return p.nc.PublishRequest("$JS.API.CONSUMER.MSG.NEXT."+p.log.Stream()+"."+Cursor, p.nc.NewInbox(), query)
+}
