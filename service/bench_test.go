@@ -81,24 +81,44 @@ func BenchmarkBus(b *testing.B) {
 	}
 	startEcho(b, s)
 	startKV(b, s, "kv", memory.New(memory.Options{}))
-	startKV(b, s, "durable", openReplicated(b, s))
-	bucket := startBucket(b, s, conns)
+	startKV(b, s, "durable", openReplicated(b, s, 1))
+	bucket := startBucket(b, conns, 1)
 
-	systems := []struct {
-		name     string
-		get, set func(nc *nats.Conn, i uint64) error
-	}{
+	compare(b, conns, []system{
 		{"echo", ask("echo.get.", nil), ask("echo.set.", benchValue)},
 		{"kvbus", ask("kv.get.", nil), ask("kv.set.", benchValue)},
 		{"durable", ask("durable.get.", nil), ask("durable.set.", benchValue)},
+		{"eventual", askEventually("durable.get."), ask("durable.set.", benchValue)},
 		{"jetstream", bucket.get, bucket.put},
-	}
-	for i := range uint64(benchKeys) {
-		for _, system := range systems {
-			if err := system.set(conns[0], i); err != nil {
-				b.Fatal(system.name, err)
-			}
+	})
+}
+
+// A system is one of those that are compared.
+type system struct {
+	name     string
+	get, set func(nc *nats.Conn, i uint64) error
+}
+
+// compare runs the systems, each by itself, under a load and with single
+// requests.
+func compare(b *testing.B, conns []*nats.Conn, systems []system) {
+	for _, system := range systems {
+		load := make(chan uint64)
+		var clients sync.WaitGroup
+		for range benchInFlight {
+			clients.Go(func() {
+				for i := range load {
+					if err := system.set(conns[0], i); err != nil {
+						b.Error(system.name, err)
+					}
+				}
+			})
 		}
+		for i := range uint64(benchKeys) {
+			load <- i
+		}
+		close(load)
+		clients.Wait()
 	}
 	for _, shape := range []struct {
 		name            string
@@ -120,6 +140,17 @@ func BenchmarkBus(b *testing.B) {
 	}
 }
 
+// askEventually asks for what the worker has, without a word with the log.
+func askEventually(subject string) func(nc *nats.Conn, i uint64) error {
+	return func(nc *nats.Conn, i uint64) error {
+		m, err := nc.RequestMsg(&nats.Msg{Subject: subject + benchKey(i), Header: nats.Header{bus.HeaderConsistency: {"eventual"}}}, 10*time.Second)
+		if err != nil {
+			return err
+		}
+		return bus.DecodeError(m.Header)
+	}
+}
+
 func startEcho(b *testing.B, s *server.Server) {
 	nc := bustest.Connect(b, s, nats.InProcessServer(s))
 	for subject, body := range map[string][]byte{"echo.get.>": benchValue, "echo.set.>": []byte("1234567")} {
@@ -137,8 +168,12 @@ func startEcho(b *testing.B, s *server.Server) {
 	}
 }
 
-func openReplicated(b *testing.B, s *server.Server) kv.Store {
-	store, err := replicated.Open(b.Context(), bustest.Connect(b, s, nats.InProcessServer(s)), replicated.Options{Prefix: "durable"})
+func openReplicated(b *testing.B, s *server.Server, replicas int) kv.Store {
+	store, err := replicated.Open(b.Context(), bustest.Connect(b, s, nats.InProcessServer(s)), replicated.Options{
+		Prefix:   "durable",
+		Replicas: replicas,
+		Cursor:   watchbridge.Cursor,
+	})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -179,14 +214,14 @@ func startKV(b *testing.B, s *server.Server, prefix string, store kv.Store) {
 // A bucket is a JetStream key-value bucket, seen from each connection.
 type bucket map[*nats.Conn]jetstream.KeyValue
 
-func startBucket(b *testing.B, s *server.Server, conns []*nats.Conn) bucket {
+func startBucket(b *testing.B, conns []*nats.Conn, replicas int) bucket {
 	buckets := bucket{}
 	for _, nc := range conns {
 		js, err := jetstream.New(nc)
 		if err != nil {
 			b.Fatal(err)
 		}
-		values, err := js.CreateOrUpdateKeyValue(b.Context(), jetstream.KeyValueConfig{Bucket: "bench", Storage: jetstream.FileStorage})
+		values, err := js.CreateOrUpdateKeyValue(b.Context(), jetstream.KeyValueConfig{Bucket: "bench", Storage: jetstream.FileStorage, Replicas: replicas})
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -1,0 +1,57 @@
+package service_test
+
+import (
+	"testing"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+
+	"kvbus/bus/bustest"
+)
+
+// count increments one key, which all clients share.
+func count(prefix string) func(nc *nats.Conn, i uint64) error {
+	request := ask(prefix+".incr.n.", nil)
+	return func(nc *nats.Conn, _ uint64) error { return request(nc, 0) }
+}
+
+// BenchmarkSyncAlways compares the durable store with a bucket where each write
+// waits for the disk.
+func BenchmarkSyncAlways(b *testing.B) {
+	s := bustest.StartServer(b, server.Options{JetStream: true, StoreDir: b.TempDir(), SyncAlways: true, MaxPayload: 8 << 20})
+	conns := make([]*nats.Conn, benchConns)
+	for i := range conns {
+		conns[i] = bustest.Connect(b, s)
+	}
+	startKV(b, s, "durable", openReplicated(b, s, 1))
+	bucket := startBucket(b, conns, 1)
+	for _, system := range []system{
+		{name: "durable", set: ask("durable.set.", benchValue)},
+		{name: "counter", set: count("durable")},
+		{name: "jetstream", set: bucket.put},
+	} {
+		b.Run("load/set/"+system.name, func(b *testing.B) { load(b, conns, benchInFlight, system.set) })
+	}
+}
+
+// BenchmarkCluster compares three nodes, each a server and a worker, with a
+// bucket on three replicas.
+func BenchmarkCluster(b *testing.B) {
+	for _, sync := range []string{"lazy", "always"} {
+		b.Run("sync="+sync, func(b *testing.B) {
+			servers := bustest.StartCluster(b, server.Options{SyncAlways: sync == "always", MaxPayload: 8 << 20})
+			conns := make([]*nats.Conn, benchConns)
+			for i := range conns {
+				conns[i] = bustest.Connect(b, servers[i%len(servers)])
+			}
+			for _, s := range servers {
+				startKV(b, s, "durable", openReplicated(b, s, len(servers)))
+			}
+			bucket := startBucket(b, conns, len(servers))
+			compare(b, conns, []system{
+				{"durable", ask("durable.get.", nil), ask("durable.set.", benchValue)},
+				{"jetstream", bucket.get, bucket.put},
+			})
+		})
+	}
+}
