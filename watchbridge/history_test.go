@@ -235,7 +235,7 @@ func (l slowLog) History(ctx context.Context, sequence uint64) iter.Seq2[iter.Se
 func TestBusyPublisherStays(t *testing.T) {
 	sc := setScene(t)
 	slow := openLog(t, sc.server, holdsLittle)
-	bridge := publish(t, slowLog{slow, 5 * time.Second}, sc.server.ClientURL())
+	bridge := publish(t, slowLog{slow, 4 * time.Second}, sc.server.ClientURL())
 	if _, err := kv.Of(slow).Set(t.Context(), "first", ""); err != nil {
 		t.Fatal(err)
 	}
@@ -247,6 +247,15 @@ func TestBusyPublisherStays(t *testing.T) {
 	}
 	for range cap(commands) {
 		if err := <-commands; err != nil {
+			t.Fatal(err)
+		}
+	}
+	// Meanwhile JetStream has something for another publisher.
+	pace := time.NewTicker(5 * time.Millisecond)
+	defer pace.Stop()
+	for bridge.Stats().Published == 1 && other.Stats().Published == 0 {
+		<-pace.C
+		if _, err := kv.Of(slow).Increment(t.Context(), "n", 1); err != nil {
 			t.Fatal(err)
 		}
 	}
