@@ -4,8 +4,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go"
-
 	"kvbus/bus/bustest"
 	"kvbus/kv"
 	"kvbus/kv/kvtest"
@@ -31,17 +29,7 @@ func TestLinearizableOverBrokenConnections(t *testing.T) {
 		proxies []*bustest.Proxy
 	)
 	for range 3 {
-		proxy := bustest.StartProxy(t, s.Addr().String())
-		nc, err := nats.Connect(proxy.URL(), nats.MaxReconnects(-1), nats.ReconnectWait(time.Millisecond), nats.ReconnectJitter(0, 0), nats.ReconnectBufSize(-1))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer nc.Close()
-		store, err := replicated.Open(bounded(t), nc, replicated.Options{Timeout: patience})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer store.Close()
+		store, proxy := openThrough(t, s, replicated.Options{Timeout: patience})
 		stores, proxies = append(stores, store), append(proxies, proxy)
 	}
 	done := make(chan struct{})

@@ -31,6 +31,26 @@ func open(tb testing.TB, s *server.Server, opts replicated.Options) *replicated.
 	return store
 }
 
+// openThrough opens a store on a connection through a proxy. When that breaks it
+// is made again at once, and what was to be sent meanwhile is not kept.
+func openThrough(tb testing.TB, s *server.Server, opts replicated.Options) (*replicated.Store, *bustest.Proxy) {
+	tb.Helper()
+	proxy := bustest.StartProxy(tb, s.Addr().String())
+	nc, err := nats.Connect(proxy.URL(), nats.MaxReconnects(-1), nats.ReconnectWait(time.Millisecond), nats.ReconnectJitter(0, 0), nats.ReconnectBufSize(-1))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(nc.Close)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	store, err := replicated.Open(ctx, nc, opts)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { store.Close() })
+	return store, proxy
+}
+
 func TestConformance(t *testing.T) {
 	kvtest.Run(t, kvtest.Config{
 		Open: func(t testing.TB, opts kvtest.Options) kv.Store {

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
-	"github.com/nats-io/nats.go"
 
 	"kvbus/bus/bustest"
 	"kvbus/kv"
@@ -98,17 +97,7 @@ func TestRepeatAfterRestart(t *testing.T) {
 // What one worker did not answer is repeated by another, and counts once.
 func TestRepeatByAnotherWorker(t *testing.T) {
 	s := startServer(t)
-	proxy := bustest.StartProxy(t, s.Addr().String())
-	nc, err := nats.Connect(proxy.URL(), nats.MaxReconnects(-1), nats.ReconnectWait(time.Millisecond), nats.ReconnectJitter(0, 0), nats.ReconnectBufSize(-1))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer nc.Close()
-	failing, err := replicated.Open(bounded(t), nc, replicated.Options{Timeout: 200 * time.Millisecond})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer failing.Close()
+	failing, proxy := openThrough(t, s, replicated.Options{Timeout: 200 * time.Millisecond})
 	other := open(t, s, replicated.Options{})
 	const increments, rounds = 20, 5
 	unanswered := 0

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"kvbus/bus/bustest"
@@ -165,17 +164,7 @@ func TestLaggingWorker(t *testing.T) {
 	s := startServer(t)
 	r := rand.New(rand.NewPCG(6, 6))
 	first := open(t, s, keepsLittle)
-	proxy := bustest.StartProxy(t, s.Addr().String())
-	nc, err := nats.Connect(proxy.URL(), nats.MaxReconnects(-1), nats.ReconnectWait(10*time.Millisecond), nats.ReconnectBufSize(-1))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer nc.Close()
-	lagging, err := replicated.Open(bounded(t), nc, keepsLittle)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer lagging.Close()
+	lagging, proxy := openThrough(t, s, keepsLittle)
 	churn(t, first, r, 50)
 	proxy.Redirect("127.0.0.1:1") // nobody is there
 	for range 3 {

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"kvbus/bus/bustest"
@@ -212,24 +211,14 @@ func TestDamagedRecord(t *testing.T) {
 func TestServerAway(t *testing.T) {
 	dir := t.TempDir()
 	s := bustest.StartServer(t, server.Options{JetStream: true, StoreDir: dir})
-	proxy := bustest.StartProxy(t, s.Addr().String())
-	nc, err := nats.Connect(proxy.URL(), nats.MaxReconnects(-1), nats.ReconnectWait(10*time.Millisecond), nats.ReconnectJitter(0, 0), nats.ReconnectBufSize(-1))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer nc.Close()
-	store, err := replicated.Open(bounded(t), nc, replicated.Options{Timeout: 500 * time.Millisecond})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer store.Close()
+	store, proxy := openThrough(t, s, replicated.Options{Timeout: 500 * time.Millisecond})
 	h := kv.Of(store)
 	if _, err := h.Increment(bounded(t), "n", 1); err != nil {
 		t.Fatal(err)
 	}
 
 	proxy.Redirect("127.0.0.1:1") // nobody is there
-	_, err = h.Increment(bounded(t), "n", 1)
+	_, err := h.Increment(bounded(t), "n", 1)
 	if !errors.Is(err, kv.ErrUnavailable) && !errors.Is(err, kv.ErrTimeout) {
 		t.Fatalf("without a server: %v", err)
 	}
@@ -259,17 +248,7 @@ func TestServerAway(t *testing.T) {
 // and counts none twice.
 func TestBrokenConnections(t *testing.T) {
 	s := startServer(t)
-	proxy := bustest.StartProxy(t, s.Addr().String())
-	nc, err := nats.Connect(proxy.URL(), nats.MaxReconnects(-1), nats.ReconnectWait(time.Millisecond), nats.ReconnectJitter(0, 0), nats.ReconnectBufSize(-1))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer nc.Close()
-	store, err := replicated.Open(bounded(t), nc, replicated.Options{Timeout: patience})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer store.Close()
+	store, proxy := openThrough(t, s, replicated.Options{Timeout: patience})
 	const clients, each = 8, 200
 	var (
 		running sync.WaitGroup
