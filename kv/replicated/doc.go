@@ -35,6 +35,13 @@
 // before the batch before it. A deadline without traffic is brought about by an
 // empty batch. Reads never return what has expired by their worker's own clock.
 //
+// # Events
+//
+// Each worker has the recent events. [Store.History] makes those before them
+// anew, from a snapshot and the log after it, in a second state beside the one
+// that is served. As long as events are not acknowledged on [Options.Cursor], no
+// snapshot and no part of the log that this takes is removed.
+//
 // # Failure
 //
 // A record that can't be decoded is never passed over: the store stops, serves
