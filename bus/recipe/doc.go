@@ -47,4 +47,19 @@
 // for each. Around the end of a window up to twice the limit may pass in a short
 // time. The count is exact over all who share the store, as long as the store
 // keeps it.
+//
+// # Mirrors
+//
+// A [Mirror] has all keys of a prefix or a filter in this process, and a watch
+// keeps it fresh: reading it is a look-up that waits for nobody. Each key goes
+// from one of its states to the next, and none is left out for good; but what the
+// mirror shows is of a moment ago, and two keys that are read one after the other
+// may be of different moments. Who has written waits for the revision of the write
+// with [Mirror.WaitFor] before reading it.
+//
+// A mirror that can't be kept fresh goes on to show what it knew, and says so by
+// [Mirror.Status] and the Notify of its options; [Mirror.Read] then asks the
+// store. One that lost events is filled anew, beside the old one, and so takes
+// twice the memory for a while. One that would be larger than its options allow
+// ends with [ErrMirrorFull], and shows nothing rather than a part.
 package recipe
