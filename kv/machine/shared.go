@@ -87,15 +87,24 @@ func (s *Shared) Close() {
 // Revision returns the revision of the last mutation. It waits for nobody.
 func (s *Shared) Revision() uint64 { return s.machine.Load().Revision() }
 
-// Get returns the entry of key as [kv.Store.Get] does. It asks now for the time
-// only where the entry has a deadline. It waits for nobody.
-func (s *Shared) Get(key string, now func() time.Time) (kv.Entry, error) {
+// Get fills entry, which is zero, with that of key, and fails as [kv.Store.Get]
+// does. It asks now for the time only where the entry has a deadline. It waits
+// for nobody.
+//
+// It fills what the caller returns, field by field. An entry is too large to be
+// handed up in registers alone: it would be copied at each level, in pieces of
+// another size than those it was just written in, for which a processor waits.
+func (s *Shared) Get(key string, now func() time.Time, entry *kv.Entry) error {
 	n := s.machine.Load().table.get(key)
 	v := n.version()
 	if v == nil || v.deadline != 0 && v.deadline <= now().UnixNano() {
-		return kv.Entry{}, absent(key)
+		return absent(key)
 	}
-	return v.entry(n), nil
+	entry.Key, entry.Value, entry.Revision = n.key, v.value, v.revision
+	if v.deadline != 0 {
+		entry.ExpiresAt = instant(v.deadline)
+	}
+	return nil
 }
 
 // absent is the error of reading a key that is not there.

@@ -83,11 +83,11 @@ func (s *Store) apply(ctx context.Context, cmd *kv.Command) (result kv.Result, w
 }
 
 // Get implements [kv.Store].
-func (s *Store) Get(ctx context.Context, key string, opts kv.ReadOptions) (kv.Entry, error) {
-	if err := s.readable(ctx, opts); err != nil {
-		return kv.Entry{}, err
+func (s *Store) Get(ctx context.Context, key string, opts kv.ReadOptions) (entry kv.Entry, err error) {
+	if err = s.readable(ctx, opts); err == nil {
+		err = s.shared.Get(key, time.Now, &entry)
 	}
-	return s.shared.Get(key, time.Now)
+	return entry, err
 }
 
 // Scan implements [kv.Store].

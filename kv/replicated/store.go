@@ -336,11 +336,11 @@ func (s *Store) await(ctx context.Context, opts kv.ReadOptions) error {
 }
 
 // Get implements [kv.Store].
-func (s *Store) Get(ctx context.Context, key string, opts kv.ReadOptions) (kv.Entry, error) {
-	if err := s.await(ctx, opts); err != nil {
-		return kv.Entry{}, err
+func (s *Store) Get(ctx context.Context, key string, opts kv.ReadOptions) (entry kv.Entry, err error) {
+	if err = s.await(ctx, opts); err == nil {
+		err = s.shared.Get(key, time.Now, &entry)
 	}
-	return s.shared.Get(key, time.Now)
+	return entry, err
 }
 
 // Scan implements [kv.Store].
