@@ -19,8 +19,8 @@ func TestGetWaitsForNoWriter(t *testing.T) {
 	_, err := s.Update(func(*Machine) {
 		read := make(chan kv.Entry)
 		go func() {
-			entry, err := s.Get("k", time.Now)
-			if err != nil {
+			var entry kv.Entry
+			if err := s.Get("k", time.Now, &entry); err != nil {
 				t.Error(err)
 			}
 			read <- entry
@@ -57,7 +57,8 @@ func TestReadersSeeValuesInOrder(t *testing.T) {
 	for range 2 {
 		readers.Go(func() {
 			for last := uint64(0); ; {
-				entry, err := s.Get("k", time.Now)
+				var entry kv.Entry
+				err := s.Get("k", time.Now, &entry)
 				if err != nil || entry.Revision < last {
 					t.Errorf("after revision %d: %+v, %v", last, entry, err)
 					return
