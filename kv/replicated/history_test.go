@@ -165,7 +165,13 @@ func TestHistoryIsGone(t *testing.T) {
 // Who waits for the next record of a history stops waiting when the store is
 // closed, or the context ends.
 func TestHistoryEnds(t *testing.T) {
-	for name, want := range map[string]error{"closed": kv.ErrClosed, "canceled": context.Canceled} {
+	for name, test := range map[string]struct {
+		end  func(store *replicated.Store, cancel func())
+		want error
+	}{
+		"closed":   {func(store *replicated.Store, _ func()) { store.Close() }, kv.ErrClosed},
+		"canceled": {func(_ *replicated.Store, cancel func()) { cancel() }, context.Canceled},
+	} {
 		t.Run(name, func(t *testing.T) {
 			s := startServer(t)
 			store := open(t, s, holdsLittle)
@@ -179,14 +185,8 @@ func TestHistoryEnds(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			time.AfterFunc(10*time.Millisecond, func() { // it should wait by then, and ends in any case
-				cancel := cancel
-				if want == kv.ErrClosed {
-					cancel = func() { store.Close() }
-				}
-				cancel()
-			})
-			if _, err, ok := next(); !ok || !errors.Is(err, want) {
+			time.AfterFunc(10*time.Millisecond, func() { test.end(store, cancel) }) // it should wait by then, and ends in any case
+			if _, err, ok := next(); !ok || !errors.Is(err, test.want) {
 				t.Errorf("the wait ends with %v", err)
 			}
 			if _, _, ok := next(); ok {
