@@ -20,6 +20,7 @@ const (
 	HeaderLimit            = "KV-Limit"
 	HeaderCursor           = "KV-Cursor" // of replies too
 	HeaderFilter           = "KV-Filter"
+	HeaderKeysOnly         = "KV-Keys-Only"
 	HeaderFromRevision     = "KV-From-Revision"
 	HeaderConsistency      = "KV-Consistency"
 	HeaderMinRevision      = "KV-Min-Revision"
@@ -58,6 +59,7 @@ const (
 	idLimit
 	idCursor
 	idFilter
+	idKeysOnly
 	idFromRevision
 	idConsistency
 	idMinRevision
@@ -82,7 +84,7 @@ const (
 var headerNames = [headerCount]string{
 	idTTL: HeaderTTL, idKeepTTL: HeaderKeepTTL, idExpected: HeaderExpected,
 	idExpectedLength: HeaderExpectedLength, idExpectedRevision: HeaderExpectedRevision,
-	idLimit: HeaderLimit, idCursor: HeaderCursor, idFilter: HeaderFilter,
+	idLimit: HeaderLimit, idCursor: HeaderCursor, idFilter: HeaderFilter, idKeysOnly: HeaderKeysOnly,
 	idFromRevision: HeaderFromRevision, idConsistency: HeaderConsistency,
 	idMinRevision: HeaderMinRevision, idRequestID: HeaderRequestID, idTraceParent: HeaderTraceParent, idTraceState: HeaderTraceState,
 	idRevision: HeaderRevision, idExpiresAt: HeaderExpiresAt, idCount: HeaderCount, idKey: HeaderKey,

@@ -125,7 +125,7 @@ var opSpecs = [...]opSpec{
 		name: "scan", scope: ScopePrefix, description: "list live entries with their values, all or those under a prefix",
 		body: "empty", reply: "a stream of replies, an entry each, and an end message",
 		stream:   true,
-		honoured: readHeaders | pageHeaders,
+		honoured: readHeaders | pageHeaders | 1<<idKeysOnly,
 	},
 	OpReplay: {
 		name: "replay", scope: ScopePrefix, description: "list the events after a revision, all or those under a prefix",

@@ -107,13 +107,13 @@ func (s Subjects) DecodeRead(op Op, subject string, header nats.Header) (key str
 }
 
 // DecodeQuery decodes a request for keys or a scan. The query's KeysOnly is set
-// for keys; its MaxBytes, which depends on what the bus carries, is not. It
-// fails with [kv.ErrInvalidKey] or [kv.ErrInvalidArgument].
+// for keys, and for a scan that asks for it; its MaxBytes, which depends on what
+// the bus carries, is not. It fails with [kv.ErrInvalidKey] or [kv.ErrInvalidArgument].
 func (s Subjects) DecodeQuery(op Op, subject string, header nats.Header) (kv.Query, error) {
 	if op != OpKeys && op != OpScan {
 		return kv.Query{}, fmt.Errorf("%w: operation %v is no query", kv.ErrInvalidArgument, op)
 	}
-	q := kv.Query{KeysOnly: op == OpKeys}
+	var q kv.Query
 	var err error
 	if q.Prefix, err = s.Key(op, subject); err != nil {
 		return kv.Query{}, err
@@ -134,6 +134,10 @@ func (s Subjects) DecodeQuery(op Op, subject string, header nats.Header) (kv.Que
 	if q.ReadOptions, err = hs.readOptions(); err != nil {
 		return kv.Query{}, err
 	}
+	if q.KeysOnly, err = parseHeader(&hs, idKeysOnly, parseFlag); err != nil {
+		return kv.Query{}, err
+	}
+	q.KeysOnly = q.KeysOnly || op == OpKeys
 	return q, nil
 }
 

@@ -18,12 +18,12 @@ const maxExpectedHeader = 256
 // that the wire does not have. The body of the message may share the memory of
 // the command's value: nobody may write to it.
 func (s Subjects) EncodeCommand(cmd kv.Command) (*nats.Msg, error) {
+	if err := cmd.Validate(); err != nil {
+		return nil, err
+	}
 	op := opOf(cmd.Op)
 	if op == 0 {
 		return nil, fmt.Errorf("%w: command %v on the bus", errors.ErrUnsupported, cmd.Op)
-	}
-	if err := cmd.Validate(); err != nil {
-		return nil, err
 	}
 	m, err := s.request(op, cmd.Key)
 	if err != nil {
@@ -95,10 +95,24 @@ func (s Subjects) EncodeRead(op Op, key string, opts kv.ReadOptions) (*nats.Msg,
 // EncodeQuery encodes keys, if q.KeysOnly is set, or a scan. MaxBytes is not on
 // the wire. It fails with [kv.ErrInvalidKey] or [kv.ErrInvalidArgument].
 func (s Subjects) EncodeQuery(q kv.Query) (*nats.Msg, error) {
-	op := OpScan
 	if q.KeysOnly {
-		op = OpKeys
+		return s.encodeQuery(OpKeys, q)
 	}
+	return s.encodeQuery(OpScan, q)
+}
+
+// EncodeScan encodes a scan, which leaves the values out if q.KeysOnly is set.
+// Unlike keys, it has the revisions and the deadlines. MaxBytes is not on the
+// wire. It fails with [kv.ErrInvalidKey] or [kv.ErrInvalidArgument].
+func (s Subjects) EncodeScan(q kv.Query) (*nats.Msg, error) {
+	m, err := s.encodeQuery(OpScan, q)
+	if err == nil && q.KeysOnly {
+		m.Header.Set(HeaderKeysOnly, "true")
+	}
+	return m, err
+}
+
+func (s Subjects) encodeQuery(op Op, q kv.Query) (*nats.Msg, error) {
 	m, err := s.request(op, q.Prefix)
 	if err != nil {
 		return nil, err

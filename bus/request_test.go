@@ -197,7 +197,14 @@ func TestDecodeQuery(t *testing.T) {
 			}
 		}
 	}
+	for flag, want := range map[string]bool{"true": true, "false": false} {
+		got, err := s.DecodeQuery(OpScan, "team.kv.scan", h("KV-Keys-Only", flag))
+		if err != nil || got != (kv.Query{KeysOnly: want}) {
+			t.Errorf("a scan with keys only %s = %+v, %v", flag, got, err)
+		}
+	}
 	for _, header := range []nats.Header{
+		h("KV-Keys-Only", "1"), h("KV-Keys-Only", ""),
 		h("KV-Limit", "0"), h("KV-Limit", "-1"), h("KV-Limit", ""), h("KV-Limit", "99999999999999999999"), h("KV-Limit", "1", "KV-limit", "1"),
 		h("KV-Filter", "a..b"), h("KV-Filter", ">.a"), h("KV-Filter", "a b"), h("KV-Cursor", "??"), h("KV-Consistency", "x"),
 	} {
@@ -290,7 +297,7 @@ func TestEncodeCommandRefuses(t *testing.T) {
 	}{
 		{kv.Command{Op: kv.OpSweep}, errors.ErrUnsupported},
 		{kv.Command{Op: kv.OpSetLimits}, errors.ErrUnsupported},
-		{kv.Command{}, errors.ErrUnsupported},
+		{kv.Command{}, kv.ErrInvalidArgument},
 		{kv.Command{Op: kv.OpSet}, kv.ErrInvalidKey},
 		{kv.Command{Op: kv.OpSet, Key: "a*"}, kv.ErrInvalidKey},
 		{kv.Command{Op: kv.OpSet, Key: "a", TTL: -1}, kv.ErrInvalidArgument},
@@ -331,6 +338,12 @@ func TestReadRoundTrip(t *testing.T) {
 			}
 			if back, err := s.DecodeQuery(op, m.Subject, m.Header); err != nil || back != q {
 				t.Errorf("%+v came back as %+v, %v", q, back, err)
+			}
+			if m, err = s.EncodeScan(q); err != nil {
+				t.Fatal(err)
+			}
+			if back, err := s.DecodeQuery(OpScan, m.Subject, m.Header); err != nil || back != q {
+				t.Errorf("scan %+v came back as %+v, %v", q, back, err)
 			}
 		}
 		for _, q := range []kv.ReplayQuery{{}, {After: math.MaxUint64, Prefix: ".", Limit: 1, Filter: mustFilter(t, "a")}} {
