@@ -42,7 +42,7 @@ func BenchmarkWatch(b *testing.B) {
 				if name == "filtered" {
 					opts.Filter = parseFilter(b, "bench.*")
 				}
-				client, err := bus.NewWireClient(bustest.Connect(b, st.server))
+				client, err := bus.NewClient(bustest.Connect(b, st.server), bus.ClientOptions{})
 				if err != nil {
 					b.Fatal(err)
 				}

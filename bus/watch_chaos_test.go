@@ -48,7 +48,7 @@ func TestChaos(t *testing.T) {
 		opts bus.FollowOptions
 	}
 	var all []watching
-	clients := []*bus.WireClient{st.client(t), st.client(t), st.client(t), st.client(t), st.client(t)}
+	clients := []*bus.Client{st.client(t), st.client(t), st.client(t), st.client(t), st.client(t)}
 	for i := range watchers {
 		opts := selections[i%len(selections)]
 		all = append(all, watching{st.follow(t, clients[i/10], quick(opts)), opts})

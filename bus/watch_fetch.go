@@ -83,6 +83,7 @@ func (f *follower) readState(ctx context.Context) error {
 	q := kv.Query{
 		Prefix:      f.opts.Prefix,
 		Filter:      f.opts.Filter,
+		KeysOnly:    f.opts.KeysOnly,
 		ReadOptions: kv.ReadOptions{Consistency: kv.Linearizable},
 	}
 	var pages statePages
@@ -101,9 +102,6 @@ func (f *follower) readState(ctx context.Context) error {
 		for _, entry := range page.Entries {
 			size += len(entry.Key) + len(entry.Value)
 			last = entry.Key
-			if f.opts.KeysOnly {
-				entry.Value = ""
-			}
 			if err := f.give(Change{Kind: ChangeState, Entry: entry, Revision: entry.Revision}); err != nil {
 				return err
 			}

@@ -27,6 +27,9 @@ const (
 
 // watchStore is what a watch asks for over the bus.
 type watchStore interface {
+	// Revision returns the store's revision, at a cost that does not grow with the
+	// store, on a subject that who may watch the keys under prefix may use.
+	Revision(ctx context.Context, prefix string) (uint64, error)
 	Scan(ctx context.Context, q kv.Query) (kv.Page, error)
 	Replay(ctx context.Context, q kv.ReplayQuery) (kv.Replay, error)
 }
@@ -95,14 +98,19 @@ var errLeft = errors.New("the consumer has left")
 
 // follow starts a watch, up to its starting point.
 func follow(ctx context.Context, service watchService, opts FollowOptions) iter.Seq2[Change, error] {
+	_, changes := newFollower(ctx, service, opts)
+	return changes
+}
+
+func newFollower(ctx context.Context, service watchService, opts FollowOptions) (*follower, iter.Seq2[Change, error]) {
 	f := &follower{watchService: service, opts: opts.withDefaults()}
 	err := f.start(ctx)
 	if err != nil {
-		return func(yield func(Change, error) bool) { yield(Change{}, err) }
+		return f, func(yield func(Change, error) bool) { yield(Change{}, err) }
 	}
 	// A sequence that nobody iterates ends with its context.
 	release := context.AfterFunc(ctx, f.release)
-	return func(yield func(Change, error) bool) {
+	return f, func(yield func(Change, error) bool) {
 		if !release() {
 			yield(Change{}, ctx.Err())
 			return
@@ -141,7 +149,7 @@ func (f *follower) start(ctx context.Context) error {
 	f.subscribed = time.Now()
 	f.heardOf(f.subscribed)
 	f.scheduleAudit(f.subscribed)
-	now, err := f.revision(ctx)
+	now, err := f.store.Revision(ctx, f.literal())
 	if err != nil {
 		f.release()
 		return fmt.Errorf("watch: %w", err)
@@ -154,18 +162,6 @@ func (f *follower) start(ctx context.Context) error {
 	f.begun = time.Now()
 	f.started = !set && !f.opts.State
 	return nil
-}
-
-// revision asks for the store's revision, at a cost that does not grow with the
-// store, on a subject that who may watch the keys may use.
-func (f *follower) revision(ctx context.Context) (uint64, error) {
-	page, err := f.store.Scan(ctx, kv.Query{
-		Prefix:      f.literal(),
-		KeysOnly:    true,
-		Limit:       1,
-		ReadOptions: kv.ReadOptions{Consistency: kv.Linearizable},
-	})
-	return page.Revision, err
 }
 
 // literal is the longest prefix that all selected keys have.

@@ -137,14 +137,14 @@ func quick(opts bus.FollowOptions) bus.FollowOptions {
 }
 
 // client connects through the proxy.
-func (st *watchStage) client(t testing.TB, opts ...nats.Option) *bus.WireClient {
+func (st *watchStage) client(t testing.TB, opts ...nats.Option) *bus.Client {
 	t.Helper()
 	nc, err := nats.Connect(st.proxy.URL(), append(reconnecting(), opts...)...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(nc.Close)
-	client, err := bus.NewWireClient(nc)
+	client, err := bus.NewClient(nc, bus.ClientOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -161,7 +161,7 @@ type watcher struct {
 	hold    sync.Mutex // held by a test: the consumer does not go on
 }
 
-func (st *watchStage) follow(t testing.TB, client *bus.WireClient, opts bus.FollowOptions) *watcher {
+func (st *watchStage) follow(t testing.TB, client *bus.Client, opts bus.FollowOptions) *watcher {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	w := &watcher{t: t, changes: make(chan bus.Change, 1<<20), err: make(chan error, 1)}
@@ -741,7 +741,7 @@ func TestFollowEnds(t *testing.T) {
 	})
 	t.Run("with the connection", func(t *testing.T) {
 		nc := bustest.Connect(t, st.server)
-		client, err := bus.NewWireClient(nc)
+		client, err := bus.NewClient(nc, bus.ClientOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -751,7 +751,7 @@ func TestFollowEnds(t *testing.T) {
 	})
 	t.Run("and leaves nothing behind", func(t *testing.T) {
 		nc := bustest.Connect(t, st.server)
-		client, err := bus.NewWireClient(nc)
+		client, err := bus.NewClient(nc, bus.ClientOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}

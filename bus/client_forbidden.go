@@ -1,0 +1,55 @@
+package bus
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/nats-io/nats.go"
+
+	"kvbus/kv"
+)
+
+// ErrForbidden is the [kv.ErrUnavailable] of a request that the permissions of
+// the connection do not let through. Nothing was done.
+var ErrForbidden = fmt.Errorf("%w: forbidden", kv.ErrUnavailable)
+
+// errNoInbox is the failure of calls whose answers can't be received.
+var errNoInbox = errors.New("the answer can't be received: its subject is forbidden (see nats.CustomInboxPrefix)")
+
+func forbidden(err error) error { return fmt.Errorf("%w: %w", ErrForbidden, err) }
+
+// What a server may forbid.
+const (
+	actionPublish      = "Publish"
+	actionSubscription = "Subscription"
+)
+
+// permissionViolation takes apart the error by which a server tells that it
+// forbids an action on a subject. Nothing but its text says which.
+func permissionViolation(err error) (action, subject string, ok bool) {
+	if !errors.Is(err, nats.ErrPermissionViolation) {
+		return "", "", false
+	}
+	text := err.Error()
+	start := strings.IndexByte(text, '"')
+	if start < 0 {
+		return "", "", false
+	}
+	quoted, err := strconv.QuotedPrefix(text[start:])
+	if err != nil {
+		return "", "", false
+	}
+	if subject, err = strconv.Unquote(quoted); err != nil {
+		return "", "", false
+	}
+	switch {
+	case strings.Contains(text[:start], actionSubscription):
+		return actionSubscription, subject, true
+	case strings.Contains(text[:start], actionPublish):
+		return actionPublish, subject, true
+	default:
+		return "", "", false
+	}
+}

@@ -1,0 +1,110 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+
+	"github.com/nats-io/nats.go"
+
+	"kvbus/kv"
+)
+
+// Follow gives what happens to the keys that opts select, as the section on
+// watches says. Its starting point is fixed when Follow returns. The sequence
+// can be iterated once; it ends with the context's error, with [kv.ErrClosed],
+// with [kv.ErrCompacted], or with [kv.ErrInvalidArgument] or [kv.ErrInvalidKey]
+// for opts that are none.
+func (c *Client) Follow(ctx context.Context, opts FollowOptions) iter.Seq2[Change, error] {
+	return follow(ctx, c.watches(), opts)
+}
+
+func (c *Client) watches() watchService {
+	return watchService{store: watchReads{c}, nc: c.nc, subjects: c.subjects, hub: &c.hub, closed: c.closed}
+}
+
+// watchReads are the reads of watches, which tell of each failure and try again
+// by themselves.
+type watchReads struct{ client *Client }
+
+func (r watchReads) Revision(ctx context.Context, prefix string) (uint64, error) {
+	m, err := r.client.subjects.EncodeQuery(kv.Query{
+		Prefix:      prefix,
+		KeysOnly:    true,
+		Limit:       1,
+		ReadOptions: kv.ReadOptions{Consistency: kv.Linearizable},
+	})
+	if err != nil {
+		return 0, err
+	}
+	var page kv.Page
+	err = r.client.ask(ctx, m, func(m *nats.Msg) (err error) {
+		page, err = DecodeKeys(m)
+		return err
+	})
+	return page.Revision, err
+}
+
+func (r watchReads) Scan(ctx context.Context, q kv.Query) (kv.Page, error) {
+	return r.client.scan(ctx, q, true)
+}
+
+func (r watchReads) Replay(ctx context.Context, q kv.ReplayQuery) (kv.Replay, error) {
+	return r.client.replay(ctx, q, true)
+}
+
+// Watch implements [kv.Store]. It is [Client.Follow] for events alone; one that
+// lags behind what the store holds goes on after a [*kv.LagError].
+func (c *Client) Watch(ctx context.Context, opts kv.WatchOptions) iter.Seq2[kv.Event, error] {
+	following := FollowOptions{Prefix: opts.Prefix, Filter: opts.Filter, Start: opts.Start}
+	f, changes := newFollower(ctx, c.watches(), following)
+	return func(yield func(kv.Event, error) bool) {
+		for started := false; ; {
+			var ended error
+			for change, err := range changes {
+				if err != nil {
+					ended = err
+					break
+				}
+				if !yield(change.Event, nil) {
+					return
+				}
+			}
+			if started = started || f.started; !started {
+				yield(kv.Event{}, ended)
+				return
+			}
+			lag, err := c.lag(ctx, f, ended)
+			if err != nil {
+				yield(kv.Event{}, err)
+				return
+			}
+			if !yield(kv.Event{}, lag) {
+				return
+			}
+			following.Start = kv.After(lag.Last)
+			f, changes = newFollower(ctx, c.watches(), following)
+		}
+	}
+}
+
+// lag returns what a watch has lost that has ended because the store no longer
+// holds what comes next; else the error with which it ends.
+func (c *Client) lag(ctx context.Context, f *follower, ended error) (*kv.LagError, error) {
+	if !errors.Is(ended, kv.ErrCompacted) || errors.Is(ended, errNewLife) || errors.Is(ended, errOutOfOrder) {
+		return nil, ended
+	}
+	f.life.doubt(f.contact)
+	if err := f.sameLife(ctx); err != nil {
+		return nil, err
+	}
+	info, err := c.Info(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("%w (%w)", ended, err)
+	}
+	if info.Revision < f.reached || info.OldestRevision <= f.reached+1 {
+		return nil, ended // of another store
+	}
+	return &kv.LagError{First: f.reached + 1, Last: info.OldestRevision - 1}, nil
+}

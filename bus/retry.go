@@ -1,0 +1,113 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"kvbus/kv"
+)
+
+// firstRetry and lastRetry bound the pause before a request is sent again.
+const firstRetry, lastRetry = 10 * time.Millisecond, time.Second
+
+// call makes a request, and makes it again where that does no harm, until the
+// context ends.
+func (c *Client) call(ctx context.Context, r *request) error {
+	if err := c.enter(ctx); err != nil {
+		return err
+	}
+	defer c.leave()
+	ctx, cancel := c.bounded(ctx)
+	defer cancel()
+	var doubt doubt
+	patience := c.opts.AttemptTimeout
+	for pause := firstRetry; ; pause = min(2*pause, lastRetry) {
+		start, back := time.Now(), c.calls.back()
+		fate, err := c.attempt(ctx, r, patience)
+		switch fate {
+		case answered:
+			return err
+		case unknown:
+			doubt.add(start, err)
+			patience *= 2
+		}
+		if !c.mayRetry(r, err, &doubt) || !c.rest(ctx, pause, back) {
+			return giveUp(ctx, r, err, &doubt)
+		}
+	}
+}
+
+// A doubt is about the attempts of which it is not known what came of them.
+type doubt struct {
+	since time.Time // when the first of them began; zero if there is none
+	cause error     // of the last one
+}
+
+func (d *doubt) add(start time.Time, cause error) {
+	if d.since.IsZero() {
+		d.since = start
+	}
+	d.cause = cause
+}
+
+// mayRetry reports whether a request that was not answered may be sent again.
+func (c *Client) mayRetry(r *request, err error, d *doubt) bool {
+	for _, lasting := range []error{kv.ErrClosed, ErrForbidden, errNoInbox} {
+		if errors.Is(err, lasting) {
+			return false
+		}
+	}
+	switch {
+	case c.opts.NoRetry, r.once:
+		return false
+	case d.since.IsZero(): // nothing was done
+		return true
+	default:
+		return r.harmless && (r.window == 0 || time.Since(d.since) < r.window)
+	}
+}
+
+// rest waits for about a time, or for the connection to come back. It returns
+// false if there is no time left for another attempt.
+func (c *Client) rest(ctx context.Context, pause time.Duration, back <-chan struct{}) bool {
+	pause = vary(pause)
+	if deadline, _ := ctx.Deadline(); time.Until(deadline) <= pause {
+		return false
+	}
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-back:
+	case <-c.closed:
+	case <-ctx.Done():
+	}
+	return ctx.Err() == nil
+}
+
+// giveUp returns the error of a request that is not sent again. If something may
+// have been done it wraps nothing that would promise the contrary.
+func giveUp(ctx context.Context, r *request, err error, d *doubt) error {
+	ended := ctx.Err()
+	read := r.harmless && r.window == 0
+	switch {
+	case d.since.IsZero() && ended == nil:
+		return err
+	case d.since.IsZero():
+		return fmt.Errorf("%w: %w", err, ended)
+	case ended != nil:
+		return fmt.Errorf("%w: %s: %w", kv.ErrTimeout, r.msg.Subject, ended)
+	case errors.Is(d.cause, kv.ErrTimeout):
+		return d.cause
+	case !read:
+		return fmt.Errorf("%w: %s: %v", kv.ErrTimeout, r.msg.Subject, d.cause) //nolint:errorlint // as said
+	case errors.Is(err, errNoInbox):
+		return forbidden(err)
+	case errors.Is(err, kv.ErrUnavailable), errors.Is(err, kv.ErrOverloaded):
+		return err
+	default:
+		return fmt.Errorf("%w: %s: %w", kv.ErrUnavailable, r.msg.Subject, err)
+	}
+}
