@@ -20,8 +20,8 @@
 // there. Events then come twice after another worker took over, and none is
 // left out: what that worker's ring has dropped is made anew from a snapshot and
 // the log, which are kept until their events are published. That takes time, and
-// as much memory again as the store while it lasts. Events are lost only if the
-// snapshots are damaged.
+// as much memory again as the store while it lasts. Events are lost only
+// where neither leads to them, as when somebody has removed a part of the log.
 //
 // # Heartbeats
 //

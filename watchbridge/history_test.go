@@ -13,6 +13,7 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"kvbus/bus"
 	"kvbus/bus/bustest"
@@ -264,5 +265,39 @@ func TestBusyPublisherStays(t *testing.T) {
 	}
 	if stats := other.Stats(); stats.Published > 0 {
 		t.Errorf("another worker took over; its counts are %+v", stats)
+	}
+}
+
+// Where nothing leads to the events, as when somebody has removed a part of the
+// log, they are lost and counted, and those after them are published.
+func TestEventsThatCantBeHad(t *testing.T) {
+	sc := setScene(t)
+	store := openLog(t, sc.server, holdsLittle)
+	bridge := publish(t, store, sc.proxy.URL())
+	if _, err := kv.Of(store).Set(t.Context(), "first", ""); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, func() bool { return bridge.Stats().Revision == 1 })
+	sc.proxy.Redirect("127.0.0.1:1") // nobody is there
+	sc.write(t)
+	js, err := jetstream.New(bustest.Connect(t, sc.server))
+	if err != nil {
+		t.Fatal(err)
+	}
+	stream, err := js.Stream(t.Context(), store.Stream())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.Purge(t.Context(), jetstream.WithPurgeSequence(100)); err != nil {
+		t.Fatal(err)
+	}
+	sc.proxy.Redirect(sc.server.Addr().String())
+	info, err := store.Info(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, func() bool { return bridge.Stats().Revision == info.Revision })
+	if stats := bridge.Stats(); stats.Lost == 0 {
+		t.Errorf("the counts are %+v", stats)
 	}
 }
