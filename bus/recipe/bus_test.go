@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"iter"
 	"testing"
 	"time"
 
@@ -73,82 +72,23 @@ func startWorker(t testing.TB, open func(t testing.TB, s *server.Server) kv.Stor
 	return w
 }
 
-// A wire is a store by the protocol and nothing more: nothing is repeated, and
-// events are those that come.
-type wire struct {
-	kv.Store // none; what the recipes do not use
-	nc       *nats.Conn
-	subjects bus.Subjects
-}
-
-func (w *worker) connect(t testing.TB, url string, opts ...nats.Option) *wire {
+// connect returns a client with a connection of its own.
+func (w *worker) connect(t testing.TB, url string, opts ...nats.Option) *bus.Client {
 	t.Helper()
 	nc, err := nats.Connect(url, opts...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(nc.Close)
-	subjects, err := bus.NewSubjects(bus.DefaultPrefix)
+	client, err := bus.NewClient(nc, bus.ClientOptions{Prefix: bus.DefaultPrefix})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &wire{nc: nc, subjects: subjects}
+	t.Cleanup(func() { client.Close() })
+	return client
 }
 
-func (w *wire) request(ctx context.Context, m *nats.Msg, err error) (*nats.Msg, error) {
-	if err != nil {
-		return nil, err
-	}
-	answer, err := w.nc.RequestMsgWithContext(ctx, m)
-	if errors.Is(err, nats.ErrNoResponders) {
-		err = fmt.Errorf("%w: %w", kv.ErrUnavailable, err)
-	}
-	return answer, err
-}
-
-func (w *wire) Do(ctx context.Context, cmd kv.Command) (kv.Result, error) {
-	op := map[kv.Op]bus.Op{kv.OpCompareAndSwap: bus.OpCompareAndSwap, kv.OpDelete: bus.OpDelete, kv.OpIncrement: bus.OpIncrement}[cmd.Op]
-	m, err := w.subjects.EncodeCommand(cmd)
-	m, err = w.request(ctx, m, err)
-	if err != nil {
-		return kv.Result{}, err
-	}
-	return bus.DecodeResult(op, m)
-}
-
-func (w *wire) Get(ctx context.Context, key string, opts kv.ReadOptions) (kv.Entry, error) {
-	m, err := w.subjects.EncodeRead(bus.OpGet, key, opts)
-	m, err = w.request(ctx, m, err)
-	if err != nil {
-		return kv.Entry{}, err
-	}
-	return bus.DecodeValue(key, m)
-}
-
-func (w *wire) Watch(ctx context.Context, opts kv.WatchOptions) iter.Seq2[kv.Event, error] {
-	sub, err := w.nc.SubscribeSync(w.subjects.EventPattern(opts.Filter))
-	if err == nil {
-		err = w.nc.FlushTimeout(patience)
-	}
-	return func(yield func(kv.Event, error) bool) {
-		if err != nil {
-			yield(kv.Event{}, err)
-			return
-		}
-		defer sub.Unsubscribe()
-		for {
-			m, err := sub.NextMsgWithContext(ctx)
-			if err != nil {
-				yield(kv.Event{}, err)
-				return
-			}
-			event, err := w.subjects.DecodeEvent(m)
-			if !yield(event, err) || err != nil {
-				return
-			}
-		}
-	}
-}
+var _ recipe.Source = (*bus.Client)(nil)
 
 func TestLockOverTheBus(t *testing.T) {
 	for name, open := range stores {
@@ -221,5 +161,112 @@ func TestLimiterOverTheBus(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestElectionOverTheBus(t *testing.T) {
+	for name, open := range stores {
+		t.Run(name, func(t *testing.T) {
+			w := startWorker(t, open)
+			ada, bob := w.connect(t, w.server.ClientURL()), w.connect(t, w.server.ClientURL())
+			first := campaign(t, ada, "ada")
+			var seen []string
+			for leader, err := range recipe.Observe(t.Context(), bob, "leader") {
+				if err != nil {
+					t.Fatal(err)
+				}
+				seen = append(seen, leader.Value)
+				if leader.Value == "bob" {
+					break
+				}
+				if leader.Value == "ada" {
+					if err := first.Resign(t.Context()); err != nil {
+						t.Fatal(err)
+					}
+					second := campaign(t, bob, "bob")
+					defer func() {
+						if err := second.Resign(context.Background()); err != nil {
+							t.Error(err)
+						}
+					}()
+				}
+			}
+			if seen[0] != "ada" || len(seen) > 3 {
+				t.Errorf("seen %q", seen)
+			}
+		})
+	}
+}
+
+func TestMirrorOverTheBus(t *testing.T) {
+	for name, open := range stores {
+		t.Run(name, func(t *testing.T) {
+			w := startWorker(t, open)
+			proxy := bustest.StartProxy(t, w.server.Addr().String())
+			reader := w.connect(t, proxy.URL(), nats.MaxReconnects(-1), nats.ReconnectWait(time.Millisecond))
+			writer := w.connect(t, w.server.ClientURL())
+			for i := range 50 {
+				set(t, writer, fmt.Sprint("app.", i), "state")
+			}
+			stale := make(chan bus.Notice, 1024)
+			m := newMirror(t, reader, recipe.MirrorOptions{FollowOptions: bus.FollowOptions{
+				Prefix:  "app.",
+				Silence: 300 * time.Millisecond,
+				Notify:  func(n bus.Notice) { stale <- n },
+			}})
+			waitFor(t, m, w.store, "app.", 0)
+			waitFor(t, m, w.store, "app.", set(t, writer, "app.0", "live"))
+			set(t, writer, "other", "unseen")
+			waitFor(t, m, w.store, "app.", set(t, writer, "app.short", "life", kv.WithTTL(time.Hour)))
+
+			proxy.Cut() // it comes back
+			waitFor(t, m, w.store, "app.", set(t, writer, "app.1", "after a reconnect"))
+
+			proxy.Redirect("127.0.0.1:1") // nobody is there
+			for n := range stale {
+				if n.Kind == bus.NoticeStale {
+					break
+				}
+			}
+			last := set(t, writer, "app.2", "meanwhile")
+			if status := m.Status(); !status.Stale || !status.Ready || status.Revision >= last {
+				t.Errorf("%+v at %d", status, last)
+			}
+			if entry, err := m.Get("app.2"); entry.Value != "state" || err != nil {
+				t.Errorf("%v, %v", entry, err)
+			}
+			proxy.Redirect(w.server.Addr().String())
+			waitFor(t, m, w.store, "app.", last)
+			for n := range stale {
+				if n.Kind == bus.NoticeLive {
+					break
+				}
+			}
+			if status := m.Status(); status.Stale {
+				t.Errorf("%+v", status)
+			}
+		})
+	}
+}
+
+// What permissions forbid is not tried for ever.
+func TestLockThatIsForbidden(t *testing.T) {
+	user := func(name string, permissions *server.Permissions) *server.User {
+		return &server.User{Username: name, Password: name, Permissions: permissions}
+	}
+	s := bustest.StartServer(t, server.Options{Users: []*server.User{
+		user("worker", nil),
+		user("reader", &server.Permissions{Publish: &server.SubjectPermission{Allow: []string{"kv.get.>"}}}),
+	}})
+	w := &worker{server: s, store: newStore(t)}
+	nc := bustest.Connect(t, s, nats.UserInfo("worker", "worker"))
+	if _, err := service.Start(t.Context(), nc, w.store, service.Options{ClaimWait: time.Millisecond, Version: "0.0.0"}); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	_, err := recipe.Acquire(ctx, w.connect(t, s.ClientURL(), nats.UserInfo("reader", "reader")), "lock", recipe.LockOptions{})
+	if !errors.Is(err, bus.ErrForbidden) || ctx.Err() != nil {
+		t.Errorf("%v", err)
 	}
 }

@@ -150,7 +150,7 @@ func (l *Lock) renew(ctx context.Context, asked time.Time) {
 			return
 		}
 		asked := time.Now()
-		err := l.renewOnce(ctx, asked, interval)
+		err := l.renewOnce(ctx, asked, interval/2)
 		if err == nil {
 			timer.Reset(time.Until(asked.Add(interval)))
 		} else {

@@ -287,6 +287,7 @@ func TestRenewalDoesNotRevive(t *testing.T) {
 			if after, _ := store.Get(t.Context(), "lock", kv.ReadOptions{}); after != before {
 				t.Errorf("%v became %v", before, after)
 			}
+			holder.do.Store(nil)
 			if err := l.Unlock(t.Context()); !errors.Is(err, recipe.ErrLost) {
 				t.Errorf("unlock: %v", err)
 			}

@@ -25,6 +25,7 @@ type source struct {
 	end     chan error // have it end
 	notice  chan bus.Notice
 	hold    chan struct{} // waits before the state is complete, where it is not nil
+	unseen  func()        // is done before the state is read, where it is not nil
 }
 
 func newSource(t testing.TB) *source {
@@ -50,6 +51,9 @@ func (s *source) life(ctx context.Context, opts bus.FollowOptions, yield func(bu
 	var watching sync.WaitGroup
 	defer watching.Wait()
 	defer cancel()
+	if s.unseen != nil {
+		s.unseen()
+	}
 	page, err := s.Scan(ctx, kv.Query{Prefix: opts.Prefix, Filter: opts.Filter})
 	if err != nil {
 		yield(bus.Change{}, err)
@@ -278,6 +282,11 @@ func TestMirrorBeginsAnew(t *testing.T) {
 				m := newMirror(t, s, recipe.MirrorOptions{})
 				<-m.Ready()
 				s.hold = make(chan struct{})
+				s.unseen = func() {
+					if _, err := kv.Of(s).Delete(t.Context(), "b"); err != nil {
+						t.Error(err)
+					}
+				}
 				lose(s)
 				time.Sleep(time.Second)
 				synctest.Wait()
@@ -287,9 +296,6 @@ func TestMirrorBeginsAnew(t *testing.T) {
 				}
 				if entry, err := m.Get("a"); entry.Value != "old" || err != nil {
 					t.Errorf("what was known is not shown: %v, %v", entry, err)
-				}
-				if _, err := kv.Of(s).Delete(t.Context(), "b"); err != nil {
-					t.Fatal(err)
 				}
 				revision := set(t, s, "a", "new")
 				if entry, err := m.Read(t.Context(), "a"); entry.Value != "new" || err != nil {

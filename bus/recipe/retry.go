@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"kvbus/bus"
 	"kvbus/kv"
 )
 
@@ -58,7 +59,7 @@ func ambiguous(err error) bool {
 
 // passes reports whether the same request may succeed later.
 func passes(err error) bool {
-	if errors.Is(err, kv.ErrClosed) {
+	if isAny(err, kv.ErrClosed, bus.ErrForbidden) {
 		return false
 	}
 	return ambiguous(err) || isAny(err, kv.ErrUnavailable, kv.ErrOverloaded, kv.ErrCompacted)
