@@ -107,7 +107,9 @@ func giveUp(ctx context.Context, r *request, err error, d *doubt) error {
 		return forbidden(err)
 	case errors.Is(err, kv.ErrUnavailable), errors.Is(err, kv.ErrOverloaded):
 		return err
-	default:
+	case errors.Is(err, errLost):
 		return fmt.Errorf("%w: %s: %w", kv.ErrUnavailable, r.msg.Subject, err)
+	default:
+		return fmt.Errorf("%w: %s: %w", kv.ErrTimeout, r.msg.Subject, err)
 	}
 }

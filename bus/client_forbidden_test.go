@@ -1,0 +1,135 @@
+package bus_test
+
+import (
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+
+	"kvbus/bus"
+	"kvbus/bus/bustest"
+	"kvbus/kv"
+	"kvbus/kv/memory"
+	"kvbus/service"
+)
+
+// guardedBus is a server with a store on it and users: app has the keys under
+// "app." and nothing else, mute can't receive an answer.
+func guardedBus(t *testing.T) *server.Server {
+	t.Helper()
+	s := startBusServer(t, server.Options{Users: []*server.User{
+		{Username: "worker", Password: "secret"},
+		{Username: "app", Password: "secret", Permissions: &server.Permissions{
+			Publish:   &server.SubjectPermission{Allow: []string{"kv.*.app.>", "kv.*.ä.>"}, Deny: []string{"kv.events.>"}},
+			Subscribe: &server.SubjectPermission{Allow: []string{"kv.events.app.>", "_INBOX.app.>"}},
+		}},
+		{Username: "mute", Password: "secret", Permissions: &server.Permissions{
+			Publish:   &server.SubjectPermission{Allow: []string{"kv.>"}},
+			Subscribe: &server.SubjectPermission{Allow: []string{"kv.events.>"}},
+		}},
+	}})
+	svc, err := service.Start(t.Context(), bustest.Connect(t, s, nats.UserInfo("worker", "secret")), memory.New(memory.Options{}), service.Options{ClaimWait: time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := svc.Stop(within(t, watchPatience)); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+func quiet(*nats.Conn, *nats.Subscription, error) {}
+
+func TestForbidden(t *testing.T) {
+	s := guardedBus(t)
+	client := newClient(t, bustest.Connect(t, s, nats.UserInfo("app", "secret"), nats.CustomInboxPrefix("_INBOX.app"), nats.ErrorHandler(quiet)), bus.ClientOptions{})
+	h := kv.Of(client)
+	ctx := within(t, 4*watchPatience)
+	for range 2 {
+		start := time.Now()
+		for name, call := range map[string]func() error{
+			"set":    func() error { _, err := h.Set(ctx, "other", ""); return err },
+			"quoted": func() error { _, err := h.Set(ctx, "名.前/𐐷", ""); return err },
+			"get":    func() error { _, err := h.Get(ctx, "app"); return err },
+			"scan":   func() error { _, err := client.Scan(ctx, kv.Query{}); return err },
+			"replay": func() error { _, err := client.Replay(ctx, kv.ReplayQuery{Prefix: "other"}); return err },
+			"info":   func() error { _, err := client.Info(ctx); return err },
+			"ttl":    func() error { _, _, err := client.TTL(ctx, "other", kv.ReadOptions{}); return err },
+		} {
+			wantError(t, name, call(), bus.ErrForbidden, kv.ErrUnavailable)
+		}
+		if took := time.Since(start); took > watchPatience/2 {
+			t.Errorf("it took %v to notice", took)
+		}
+		for _, key := range []string{"app.color", "ä.color"} {
+			if _, err := h.Set(ctx, key, "blue"); err != nil {
+				t.Errorf("what is allowed: %v", err)
+			}
+		}
+	}
+	if page, err := client.Scan(ctx, kv.Query{Prefix: "app."}); err != nil || len(page.Entries) != 1 {
+		t.Errorf("a scan of what is allowed: %+v, %v", page, err)
+	}
+	wantError(t, "a watch of what is forbidden", firstError(client.Watch(ctx, kv.WatchOptions{Prefix: "other."})), bus.ErrForbidden)
+}
+
+func firstError(events func(func(kv.Event, error) bool)) error {
+	for _, err := range events {
+		return err
+	}
+	return nil
+}
+
+// Of many at a time, the last error of the connection tells of one only.
+func TestForbiddenManyAtATime(t *testing.T) {
+	const calls = 200
+	s := guardedBus(t)
+	var client *bus.Client
+	ready := make(chan struct{})
+	nc := bustest.Connect(t, s, nats.UserInfo("app", "secret"), nats.CustomInboxPrefix("_INBOX.app"),
+		nats.ErrorHandler(func(nc *nats.Conn, sub *nats.Subscription, err error) {
+			<-ready
+			client.HandleError(nc, sub, err)
+		}))
+	client = newClient(t, nc, bus.ClientOptions{})
+	close(ready)
+	h := kv.Of(client)
+	ctx := within(t, watchPatience)
+	var all sync.WaitGroup
+	for i := range calls {
+		all.Go(func() {
+			_, err := h.Set(ctx, fmt.Sprint("other.", i), "")
+			wantError(t, "one of many", err, bus.ErrForbidden)
+		})
+		all.Go(func() {
+			if _, err := h.Set(ctx, fmt.Sprint("app.", i), ""); err != nil {
+				t.Errorf("what is allowed beside it: %v", err)
+			}
+		})
+	}
+	all.Wait()
+}
+
+// An answer that can't be received is not one that nothing was done for.
+func TestForbiddenInbox(t *testing.T) {
+	s := guardedBus(t)
+	nc := bustest.Connect(t, s, nats.UserInfo("mute", "secret"), nats.ErrorHandler(quiet))
+	client := newClient(t, nc, bus.ClientOptions{})
+	ctx := within(t, watchPatience)
+	if err := nc.Flush(); err != nil { // the subscription is refused by now
+		t.Fatal(err)
+	}
+	client.HandleError(nc, nil, nc.LastError())
+	_, err := kv.Of(client).Set(ctx, "key", "")
+	wantError(t, "a write", err, bus.ErrForbidden)
+	_, err = kv.Of(client).Get(ctx, "key")
+	wantError(t, "a read", err, bus.ErrForbidden)
+	if ctx.Err() != nil {
+		t.Error("it took as long as the calls had")
+	}
+}
