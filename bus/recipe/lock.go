@@ -116,7 +116,7 @@ func (l *Lock) Err() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.err == nil && !time.Now().Before(l.deadline) {
-		reason := error(context.DeadlineExceeded)
+		reason := context.DeadlineExceeded
 		if l.trouble != nil {
 			reason = l.trouble
 		}

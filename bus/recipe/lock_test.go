@@ -312,7 +312,7 @@ func TestLostAnswers(t *testing.T) {
 		store.dropAnswers(kv.OpDelete, 3)
 		unlock(t, l)
 		unlock(t, l)
-		replay, err := store.Store.Replay(t.Context(), kv.ReplayQuery{})
+		replay, err := store.Replay(t.Context(), kv.ReplayQuery{})
 		if err != nil {
 			t.Fatal(err)
 		}
