@@ -55,7 +55,7 @@ type calls struct {
 	seen      connection    // as of the last look
 	connected chan struct{} // closed when the connection comes back
 	idle      bool          // the connection is looked at only when its status changes
-	lastError error         // the last error of the connection that was looked at
+	known     error         // the last violation of permissions that was looked at
 	// inboxErr says that the subscription is forbidden on that connection.
 	inboxErr error
 	inboxOn  uint64
@@ -126,27 +126,40 @@ func currentConnection(nc *nats.Conn) connection {
 	}
 }
 
+// violation returns the last error of a connection if it is about permissions.
+func violation(nc *nats.Conn) error {
+	if err := nc.LastError(); errors.Is(err, nats.ErrPermissionViolation) {
+		return err
+	}
+	return nil
+}
+
 // add starts a call. If it fails the request must not be sent.
 func (c *calls) add(subject string) (id uint64, one *call, err error) {
 	one = &call{subject: subject, wake: make(chan struct{}, 1)}
 	one.answers = one.room[:0]
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	current := currentConnection(c.nc)
-	switch {
-	case c.nc.IsClosed():
-		return 0, nil, connectionError(nats.ErrConnectionClosed)
-	case !current.up:
+	// The connection has a lock of its own, which it may hold for as long as it
+	// dials; those who wait for answers must not wait for that.
+	current, known := currentConnection(c.nc), violation(c.nc)
+	if !current.up {
+		if c.nc.IsClosed() {
+			return 0, nil, connectionError(nats.ErrConnectionClosed)
+		}
 		return 0, nil, errDisconnected
-	case c.inboxErr != nil && c.inboxOn == current.number:
-		return 0, nil, forbidden(c.inboxErr)
 	}
 	one.connection = current.number
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.inboxErr != nil && c.inboxOn == current.number {
+		return 0, nil, forbidden(c.inboxErr)
+	}
+	if c.seen.lost(current.number) {
+		return 0, nil, errDisconnected
+	}
 	c.last++
 	c.pending[c.last] = one
 	if c.idle {
-		c.idle = false
-		c.lastError = c.nc.LastError() // it is not about this call
+		c.idle, c.known = false, known // what is known is not about this call
 		select {
 		case c.rouse <- struct{}{}:
 		default:
@@ -247,7 +260,8 @@ func (c *calls) rest() bool {
 // lookOnce tells the calls what has become of the connection. It reports whether
 // there are any.
 func (c *calls) lookOnce() (busy bool) {
-	current, lastError := currentConnection(c.nc), c.nc.LastError()
+	current, last := currentConnection(c.nc), violation(c.nc)
+	closed := c.nc.IsClosed()
 	c.mu.Lock()
 	if current != c.seen {
 		for _, one := range c.pending {
@@ -255,18 +269,18 @@ func (c *calls) lookOnce() (busy bool) {
 				one.fail(errLost)
 			}
 		}
-		if current.up || c.nc.IsClosed() {
+		if current.up || closed {
 			close(c.connected)
 			c.connected = make(chan struct{})
 		}
 		c.seen = current
 	}
-	news := lastError != c.lastError //nolint:errorlint // another error, not another kind
-	c.lastError = lastError
+	news := last != c.known //nolint:errorlint // another error, not another kind
+	c.known = last
 	busy = len(c.pending) > 0
 	c.mu.Unlock()
 	if news {
-		c.refused(lastError)
+		c.refused(last)
 	}
 	return busy
 }
@@ -284,6 +298,7 @@ func (c *calls) refused(err error) {
 	if !ok {
 		return
 	}
+	number := currentConnection(c.nc).number
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
@@ -294,7 +309,7 @@ func (c *calls) refused(err error) {
 			}
 		}
 	case subject == c.sub.Subject:
-		c.inboxErr, c.inboxOn = err, currentConnection(c.nc).number
+		c.inboxErr, c.inboxOn = err, number
 		for _, one := range c.pending {
 			one.fail(fmt.Errorf("%w: %w", errNoInbox, err))
 		}
