@@ -1,12 +1,13 @@
 // Package bus is the wire protocol of kvbus as code: the subjects, the headers,
 // the bodies and the errors that PROTOCOL.md in this folder describes, in both
 // directions. A service decodes requests and encodes replies and events; a
-// client encodes requests and decodes replies and events.
+// client encodes requests and decodes replies and events. [Client] is such a
+// client: a [kv.Store] on the other side of a connection.
 //
 // # What it is not
 //
-// Nothing here opens a connection, and only watches subscribe and keep state. The
-// package needs nats.go and the contract in [kvbus/kv], so that a service that
+// Nothing here opens a connection, and only [Client] subscribes and keeps state.
+// The package needs nats.go and the contract in [kvbus/kv], so that a service that
 // only speaks the protocol stays small.
 //
 // # Guarantees
@@ -19,6 +20,57 @@
 // it. Its errors wrap [kv.ErrInvalidKey] or [kv.ErrInvalidArgument], and name
 // the input and the rule that it broke. What is malformed in a reply or an event
 // is a fault of the service, [kv.ErrInternal]. No input makes a decoder panic.
+//
+// # The client
+//
+// [NewClient] takes a connection that the caller opens and closes; any number of
+// clients share one. A [kv.Handle] makes it comfortable:
+//
+//	client, err := bus.NewClient(nc, bus.ClientOptions{})
+//	h := kv.Of(client)
+//	revision, err := h.Set(ctx, "color", "blue")
+//
+// Commands that one goroutine gives one after the other take effect in that order,
+// as each is answered before the next is sent; those of several goroutines come in
+// any order. A call ends with its context, or after [ClientOptions.Timeout] if that
+// has no deadline. It runs in the goroutine of its caller. At most
+// [ClientOptions.MaxCalls] are under way, and one answer has at most
+// [ClientOptions.MaxAnswerBytes]; so much may be in memory.
+//
+// The answer to a scan or a replay is that to one request, of one revision. It
+// says how many messages it has; if one is lost, all of it is asked for again, and
+// there is never a part of an answer. Large stores are read page by page, as
+// [kv.Handle.Entries] does, or the server cuts off a reader that is slow.
+//
+// # Retries
+//
+// A request is sent again, after a pause that grows from 10ms to a second, where
+// that can do no harm:
+//
+//   - anything that was not carried out for certain: nobody serves, the service
+//     says "unavailable" or "overloaded", or there is no connection;
+//   - a read, and a command with a RequestID, when it is not known what became of
+//     it: no answer within [ClientOptions.AttemptTimeout], the answer "timeout", or
+//     a connection that was lost. For a command that ends after
+//     [ClientOptions.RepeatWindow].
+//
+// A command without a RequestID is not sent again in that case, and fails with
+// [kv.ErrTimeout]: it may have taken effect, or may do so yet. Nothing is sent
+// while there is no connection, so that nothing waits in a buffer to be carried out
+// after its time. [ClientOptions.NoRetry] ends all of that.
+//
+// # Errors
+//
+// The errors are those of [kv.Store], whether they were made here or came over the
+// wire. Two promise that nothing was done and are not repeated: [kv.ErrClosed], of
+// a client or a connection that was closed, and [ErrForbidden], of a request that
+// NATS permissions refuse. A server tells of a refusal by an error of the
+// connection, not of the request. The client looks at the last error of the
+// connection while calls are under way; [Client.HandleError] does better where many
+// calls may be refused at a time.
+//
+// [Client.Close] ends calls and watches. Commands that were sent by then fail with
+// [kv.ErrTimeout].
 //
 // # Watches
 //
