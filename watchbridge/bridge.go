@@ -376,8 +376,7 @@ func (b *Bridge) confirm(ctx context.Context, nc *nats.Conn) error {
 	if err := nc.FlushWithContext(ctx); err != nil {
 		return err
 	}
-	if mark != nil {
-		revision = mark.revision
+	if mark != nil && !mark.acknowledged.Swap(true) {
 		if err := mark.msg.Ack(); err != nil {
 			return err
 		}

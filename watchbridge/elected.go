@@ -2,9 +2,10 @@ package watchbridge
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"iter"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -26,9 +27,18 @@ const (
 	// pullTime is how long one request for records lasts; a publisher is heard
 	// of at least that often.
 	pullTime = time.Second
-	// closedCheck is how often a publisher that gets no records looks whether
-	// its store is closed.
-	closedCheck = 100 * time.Millisecond
+	// publisherCheck is how often a worker looks whether marks are missing, and
+	// whether its store is closed.
+	publisherCheck = 100 * time.Millisecond
+	// markPatience is how long a worker that does not publish waits for a mark
+	// after an event, up to twice as long; then there is nobody who publishes.
+	markPatience = time.Second
+	// markLoss is how long a mark may take to come to the publisher; after that
+	// it takes it that another worker is elected.
+	markLoss = 2 * time.Second
+	// closedPatience is how long the publisher waits for the last mark of a store
+	// that is closed.
+	closedPatience = time.Second
 	// eventBuffer is how many events are copied from the ring at a time.
 	eventBuffer = 256
 )
@@ -38,9 +48,18 @@ const (
 type Log interface {
 	Source
 	// Stream is the name of the log's stream, Replicas the number of servers
-	// that hold it.
+	// that hold it, and MarkSubject the subject of those of its records that are
+	// marks: one every now and then while there are others.
 	Stream() string
 	Replicas() int
+	MarkSubject() string
+	// Mark appends a mark to the log, soon and unless that fails. Marked is the
+	// sequence of the last one that this worker has applied.
+	Mark()
+	Marked() uint64
+	// AppliedAfter returns a channel that is closed once this worker has applied
+	// a record after the one at sequence.
+	AppliedAfter(sequence uint64) <-chan struct{}
 	// RevisionAfter returns the store's revision after a record of the log. It
 	// waits until this worker has applied it; after the store was closed it
 	// fails with [kv.ErrClosed] instead of waiting.
@@ -64,22 +83,24 @@ type Log interface {
 	History(ctx context.Context, sequence uint64) iter.Seq2[iter.Seq[kv.Event], error]
 }
 
-// A mark is a record of the log whose events were handed to the connection.
+// A mark is a record of the log whose events, and all before them, were handed to
+// the connection.
 type mark struct {
-	revision uint64
-	msg      jetstream.Msg
+	msg          jetstream.Msg
+	acknowledged atomic.Bool
 }
 
-// publishElected publishes the events of the records that JetStream gives to
-// this worker: those after the last one that any publisher acknowledged, as long
-// as this worker is the elected one. A record is acknowledged, and all before it
-// with it, when the server has its events.
+// publishElected publishes the events of the log as long as this worker is the
+// elected one: those after the last mark that any publisher acknowledged.
+// JetStream gives the marks to the elected worker alone, by which it knows that
+// it is; events it publishes as they come. A mark is acknowledged, and all before
+// it with it, when the server has their events.
 func (b *Bridge) publishElected(ctx context.Context, nc *nats.Conn, log Log) error {
 	consumer, err := cursor(ctx, nc, log)
 	if err != nil {
 		return err
 	}
-	records, err := consumer.Messages(
+	messages, err := consumer.Messages(
 		jetstream.PullPriorityGroup(publisherGroup),
 		jetstream.PullExpiry(pullTime),
 		jetstream.PullHeartbeat(pullTime/2),
@@ -87,46 +108,53 @@ func (b *Bridge) publishElected(ctx context.Context, nc *nats.Conn, log Log) err
 	if err != nil {
 		return fmt.Errorf("the cursor of the events: %w", err)
 	}
-	defer records.Stop()
-	p := &publisher{bridge: b, nc: nc, log: log, consumer: consumer}
-	defer p.leaveHistory()
-	last := uint64(0) // sequence of the record before, 0 while this worker is not known to be elected
-	for {
-		msg, err := records.Next(jetstream.NextMaxWait(closedCheck))
-		if errors.Is(err, nats.ErrTimeout) {
+	marks := make(chan jetstream.Msg, 64) // it goes on to ask, and stays elected, while it is busy
+	failed := make(chan error, 1)
+	ctx, end := context.WithCancel(ctx)
+	var receiving sync.WaitGroup
+	receiving.Go(func() {
+		for {
+			msg, err := messages.Next()
+			if err != nil {
+				failed <- err
+				return
+			}
 			select {
-			case <-log.Closed():
-				if last == 0 || last >= log.Applied() {
-					return kv.ErrClosed
-				}
+			case marks <- msg:
 			case <-ctx.Done():
-				return ctx.Err()
-			default:
+				return
 			}
-			continue
+		}
+	})
+	defer receiving.Wait()
+	defer messages.Stop()
+	defer end()
+
+	p := &publisher{bridge: b, nc: nc, log: log, consumer: consumer, seen: time.Now()}
+	defer p.leaveHistory()
+	check := time.NewTicker(publisherCheck)
+	defer check.Stop()
+	for {
+		var applied <-chan struct{}
+		if p.elected() {
+			applied = log.AppliedAfter(p.sequence)
+		}
+		select {
+		case msg := <-marks:
+			err = p.given(ctx, msg)
+		case <-applied:
+			if err = p.publishRecord(ctx, log.Applied()); err == nil {
+				b.confirmLater()
+			}
+		case <-check.C:
+			err = p.check(ctx)
+		case err = <-failed:
+		case <-ctx.Done():
+			err = ctx.Err()
 		}
 		if err != nil {
 			return err
 		}
-		meta, err := msg.Metadata()
-		if err != nil {
-			return err
-		}
-		sequence := meta.Sequence.Stream
-		if sequence <= last {
-			continue // given again, before it was known to be acknowledged
-		}
-		if last == 0 || sequence != last+1 {
-			if err := p.resume(ctx); err != nil {
-				return err
-			}
-		}
-		if err := p.publishRecord(ctx, sequence, msg.Headers().Get(pinHeader)); err != nil {
-			return err
-		}
-		last = sequence
-		b.mark.Store(&mark{b.position.Load(), msg})
-		b.confirmLater()
 	}
 }
 
@@ -143,6 +171,7 @@ func cursor(ctx context.Context, nc *nats.Conn, log Log) (jetstream.Consumer, er
 		AckWait:        30 * time.Second,
 		MaxAckPending:  -1,
 		HeadersOnly:    true,
+		FilterSubject:  log.MarkSubject(),
 		Replicas:       log.Replicas(),
 		PriorityPolicy: jetstream.PriorityPolicyPinned,
 		PriorityGroups: []string{publisherGroup},

@@ -27,6 +27,7 @@ type pulse struct {
 	log         Log // nil where nobody shares the store
 	burst, idle time.Duration
 	sent        uint64 // the revision of the last heartbeat that a change brought about
+	heard       uint64 // the newest revision that one of any worker told
 }
 
 // heartbeats publishes heartbeats until ctx ends or the connection breaks,
@@ -57,7 +58,10 @@ func (b *Bridge) heartbeats(ctx context.Context, nc *nats.Conn) {
 				p.sent = revision
 				p.beat(revision)
 			}
-		case <-heard: // its own come back as well
+		case m := <-heard: // its own come back as well
+			if beat, err := bus.DecodeHeartbeat(m); err == nil {
+				p.heard = max(p.heard, beat.Revision)
+			}
 		case <-rest.C:
 			p.beatIdle(ctx)
 		case <-ctx.Done():
@@ -91,7 +95,13 @@ func (p *pulse) beatIdle(ctx context.Context) {
 		}
 		return
 	}
+	// Marks are acknowledged a little later than events are published.
+	revision = max(revision, p.heard, p.bridge.confirmed.Load())
 	p.beat(revision)
+	if newest, err := p.log.RevisionAfter(ctx, p.log.Applied()); err == nil && revision < newest {
+		// Nobody publishes, or the last mark is lost: a mark elects somebody.
+		p.log.Mark()
+	}
 }
 
 // acknowledged returns the revision up to which any worker has published.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"iter"
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -33,8 +34,101 @@ type publisher struct {
 	log      Log
 	consumer jetstream.Consumer
 
+	pin      string // the id of its election; empty while it is not elected
+	last     uint64 // sequence of the last mark that it was given
 	sequence uint64 // of the last record whose events were all handed over, by any worker
 	history  *history
+
+	seen   time.Time // when all events were marked, or a mark was asked for
+	missed time.Time // since when a mark did not come; zero while none is missing
+	closed time.Time // when the store was seen to be closed; zero before
+}
+
+// elected reports whether this worker publishes.
+func (p *publisher) elected() bool { return p.pin != "" }
+
+// given takes a mark, which tells this worker that it is elected.
+func (p *publisher) given(ctx context.Context, msg jetstream.Msg) error {
+	meta, err := msg.Metadata()
+	if err != nil {
+		return err
+	}
+	sequence, pin := meta.Sequence.Stream, msg.Headers().Get(pinHeader)
+	if pin != p.pin {
+		if err := p.resume(ctx); err != nil {
+			return err
+		}
+		p.pin, p.last = pin, 0
+	}
+	if sequence <= p.last {
+		return nil // given again, before it was known to be acknowledged
+	}
+	if sequence > p.sequence {
+		if err := p.publishRecord(ctx, sequence); err != nil {
+			return err
+		}
+	}
+	p.last, p.missed = sequence, time.Time{}
+	p.bridge.mark.Store(&mark{msg: msg})
+	p.bridge.confirmLater()
+	return nil
+}
+
+// check looks for what does not come: the end of the store, a mark that another
+// worker was given, one after the last events. It fails with [kv.ErrClosed] when
+// there is nothing more to do.
+func (p *publisher) check(ctx context.Context) error {
+	now := time.Now()
+	select {
+	case <-p.log.Closed():
+		if p.closed.IsZero() {
+			p.closed = now
+		}
+		done := p.sequence >= p.log.Applied() && (p.last >= p.log.Marked() || now.Sub(p.closed) > closedPatience)
+		if !p.elected() || done {
+			return kv.ErrClosed
+		}
+		return nil
+	default:
+	}
+	marked := p.log.Marked()
+	switch {
+	case !p.elected() || marked <= p.last:
+		p.missed = time.Time{}
+	case p.missed.IsZero():
+		p.missed = now
+	case now.Sub(p.missed) > markLoss:
+		p.bridge.logger.Info("another worker publishes events")
+		p.leaveHistory()
+		p.pin = ""
+	}
+	unmarked, err := p.unmarked(ctx, marked)
+	if err != nil || !unmarked {
+		p.seen = now
+		return err
+	}
+	patience := markPatience + rand.N(markPatience)
+	if p.elected() {
+		patience = 0
+	}
+	if now.Sub(p.seen) >= patience {
+		p.log.Mark()
+		p.seen = now
+	}
+	return nil
+}
+
+// unmarked reports whether there are events after those of the mark at sequence.
+func (p *publisher) unmarked(ctx context.Context, sequence uint64) (bool, error) {
+	newest, err := p.log.RevisionAfter(ctx, p.log.Applied())
+	if err != nil {
+		return false, err
+	}
+	revision, err := p.log.RevisionAfter(ctx, sequence)
+	if errors.Is(err, kv.ErrCompacted) {
+		return true, nil // before this worker began
+	}
+	return newest > revision, err
 }
 
 // A history gives the events that the store no longer holds.
@@ -67,7 +161,7 @@ func (p *publisher) resume(ctx context.Context) error {
 }
 
 // publishRecord publishes all events up to those of the record at sequence.
-func (p *publisher) publishRecord(ctx context.Context, sequence uint64, pin string) error {
+func (p *publisher) publishRecord(ctx context.Context, sequence uint64) error {
 	if p.history == nil {
 		revision, err := p.log.RevisionAfter(ctx, sequence)
 		if err == nil {
@@ -83,7 +177,7 @@ func (p *publisher) publishRecord(ctx context.Context, sequence uint64, pin stri
 		next, stop := iter.Pull2(p.log.History(ctx, p.sequence))
 		p.history = &history{next, stop}
 	}
-	release := p.hold(ctx, pin)
+	release := p.hold(ctx, p.pin)
 	defer release()
 	err := p.publishHistory(sequence)
 	if errors.Is(err, kv.ErrCompacted) {

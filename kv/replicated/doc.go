@@ -18,7 +18,7 @@
 // # Records
 //
 // JetStream sends each record to all workers when it is stored (the stream's
-// republication, on "$KVBUS.<prefix>.live"); a worker that misses one, which it
+// republication, on "$KVBUS.<prefix>.live.>"); a worker that misses one, which it
 // sees by the sequences, asks any server of the log for it (direct get). No
 // consumer is involved, so none is lost with the server that has it. Whoever may
 // publish below "$KVBUS" may change the store: that is for workers alone.

@@ -52,7 +52,7 @@ func (f *feed) init(s *Store) {
 // themselves, until the store's background ends.
 func (f *feed) start(ctx context.Context, target uint64) error {
 	var err error
-	if f.live, err = f.store.nc.Subscribe(liveSubject(f.store.opts.Prefix), f.received); err != nil {
+	if f.live, err = f.store.nc.Subscribe(liveSubject(f.store.opts.Prefix, "*"), f.received); err != nil {
 		return err
 	}
 	f.mu.Lock()
@@ -225,5 +225,8 @@ func (f *feed) take(record logRecord) error {
 	}
 	f.newest = max(f.newest, at)
 	s.apply(record.sequence, at, &b, len(record.data))
+	if record.marked {
+		s.marks.came(record.sequence)
+	}
 	return nil
 }

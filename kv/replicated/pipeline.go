@@ -50,6 +50,7 @@ var errFull = errors.New("the log is full")
 type pipeline struct {
 	store   *Store
 	subject string
+	marks   string // the subject of marked ones
 	inbox   string
 
 	mu      sync.Mutex
@@ -89,6 +90,7 @@ type flight struct {
 	since     time.Time // when it was first appended
 	sent      time.Time // when it was last appended
 	due       time.Time // when it is to be appended again
+	marked    bool
 	sends     int
 	refusals  int // how many of the sends certainly did nothing
 	reason    error
@@ -97,7 +99,7 @@ type flight struct {
 func (p *pipeline) init(s *Store) {
 	p.store = s
 	p.launches = make(chan struct{}, 1)
-	p.subject = logSubject(s.opts.Prefix)
+	p.subject, p.marks = logSubject(s.opts.Prefix), markSubject(s.opts.Prefix)
 	p.inbox = s.nc.NewInbox()
 }
 
@@ -190,7 +192,7 @@ func (p *pipeline) launch() {
 			n++
 		}
 		p.number++
-		f := &flight{number: p.number, proposals: p.queue[:n:n], readers: p.readers, since: time.Now()}
+		f := &flight{number: p.number, proposals: p.queue[:n:n], readers: p.readers, since: time.Now(), marked: p.store.marks.due()}
 		p.flights = append(p.flights, f)
 		p.readers = nil
 		if p.queue = p.queue[n:]; len(p.queue) == 0 {
@@ -218,8 +220,12 @@ func (p *pipeline) send(f *flight) {
 	f.sends++
 	f.sent = time.Now()
 	f.due = f.sent.Add(resendDelay)
+	subject := p.subject
+	if f.marked {
+		subject = p.marks
+	}
 	err := p.store.nc.PublishMsg(&nats.Msg{
-		Subject: p.subject,
+		Subject: subject,
 		Reply:   fmt.Sprintf("%s.%d.%d", p.inbox, f.number, f.sends),
 		Data:    p.buffer,
 	})

@@ -87,6 +87,18 @@ func (s *Store) RevisionAfter(ctx context.Context, sequence uint64) (uint64, err
 	}
 }
 
+// AppliedAfter returns a channel that is closed once this worker has applied a
+// record after the one at sequence.
+func (s *Store) AppliedAfter(sequence uint64) <-chan struct{} {
+	_, changed, _ := s.positions.at(sequence + 1)
+	if changed == nil { // it has
+		closed := make(chan struct{})
+		close(closed)
+		return closed
+	}
+	return changed
+}
+
 // Applied returns the sequence of the last record that this worker has applied.
 func (s *Store) Applied() uint64 { return s.applied.Load() }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -35,6 +36,7 @@ type logRecord struct {
 	sequence uint64
 	at       time.Time
 	data     []byte
+	marked   bool
 }
 
 // readLog asks any server of the log for its records from the sequence next on,
@@ -118,5 +120,6 @@ func parseRecord(m *nats.Msg) (logRecord, error) {
 	if err != nil {
 		return logRecord{}, fmt.Errorf("record %d has the time %q", sequence, m.Header.Get(timeHeader))
 	}
-	return logRecord{sequence, at, m.Data}, nil
+	marked := strings.HasSuffix(m.Header.Get(jetstream.SubjectHeader), ".mark")
+	return logRecord{sequence, at, m.Data, marked}, nil
 }

@@ -93,6 +93,7 @@ type Store struct {
 	due       snapshotDue   // likewise
 	applied   atomic.Uint64 // sequence of the last record applied
 	positions positions
+	marks     marks
 	appended  pipeline
 	feed      feed
 	deadline  deadlineTimer

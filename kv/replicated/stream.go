@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
@@ -27,12 +28,15 @@ func streamName(prefix string) string {
 	return "KVBUS_" + strings.ReplaceAll(prefix, ".", "_")
 }
 
-// logSubject returns the subject to which records are appended.
-func logSubject(prefix string) string { return "$KVBUS." + prefix + ".log" }
+// logSubject returns the subject to which records are appended, and markSubject
+// the one for those that JetStream shows to the publisher of the events.
+func logSubject(prefix string) string  { return "$KVBUS." + prefix + ".log" }
+func markSubject(prefix string) string { return "$KVBUS." + prefix + ".mark" }
 
 // liveSubject returns the subject to which JetStream sends each record when it
-// is stored.
-func liveSubject(prefix string) string { return "$KVBUS." + prefix + ".live" }
+// is stored; its last token is that of the subject it was appended to, or a
+// wildcard for all.
+func liveSubject(prefix, last string) string { return "$KVBUS." + prefix + ".live." + last }
 
 // patiently makes attempts until one does not fail for a reason that may pass
 // by itself: JetStream may still need a quorum, or a leader. It fails when ctx
@@ -64,7 +68,7 @@ func openLog(ctx context.Context, js jetstream.JetStream, opts Options) error {
 	want := jetstream.StreamConfig{
 		Name:        streamName(opts.Prefix),
 		Description: "The log of kvbus at " + opts.Prefix,
-		Subjects:    []string{logSubject(opts.Prefix)},
+		Subjects:    []string{logSubject(opts.Prefix), markSubject(opts.Prefix)},
 		Storage:     jetstream.FileStorage,
 		Replicas:    opts.Replicas,
 		Retention:   jetstream.LimitsPolicy,
@@ -72,7 +76,7 @@ func openLog(ctx context.Context, js jetstream.JetStream, opts Options) error {
 		MaxBytes:    opts.MaxLogBytes,
 		DenyDelete:  true,
 		AllowDirect: true,
-		RePublish:   &jetstream.RePublish{Source: logSubject(opts.Prefix), Destination: liveSubject(opts.Prefix)},
+		RePublish:   &jetstream.RePublish{Source: "$KVBUS." + opts.Prefix + ".*", Destination: liveSubject(opts.Prefix, "{{wildcard(1)}}")},
 	}
 	if want.MaxBytes == 0 {
 		want.MaxBytes = -1
@@ -96,7 +100,7 @@ func adjust(ctx context.Context, js jetstream.JetStream, stream jetstream.Stream
 			kv.ErrInvalidArgument, stream.CachedInfo().Config.Name, what, have, want)
 	}
 	switch {
-	case len(have.Subjects) != 1 || have.Subjects[0] != want.Subjects[0]:
+	case !slices.Equal(have.Subjects, want.Subjects):
 		return foreign("the subjects", have.Subjects, want.Subjects)
 	case have.Storage != want.Storage:
 		return foreign("the storage", have.Storage, want.Storage)
