@@ -66,7 +66,7 @@ func (f *follower) sameLife(ctx context.Context) error {
 		defer cancel()
 		asked = time.Now()
 		m, err := f.nc.RequestMsgWithContext(ctx, f.subjects.EncodeInfo())
-		if errors.Is(err, context.DeadlineExceeded) {
+		if errors.Is(err, context.DeadlineExceeded) && f.nc.IsConnected() {
 			return Info{Info: kv.Info{Durable: true}}, nil // who may not ask gets no answer
 		}
 		if err != nil {
