@@ -208,8 +208,11 @@ func TestMirrorOverTheBus(t *testing.T) {
 			for i := range 50 {
 				set(t, writer, fmt.Sprint("app.", i), "state")
 			}
+			stale := make(chan bus.Notice, 1024)
 			m := newMirror(t, reader, recipe.MirrorOptions{FollowOptions: bus.FollowOptions{
-				Prefix: "app.",
+				Prefix:  "app.",
+				Silence: 300 * time.Millisecond,
+				Notify:  func(n bus.Notice) { stale <- n },
 			}})
 			waitFor(t, m, w.store, "app.", 0)
 			waitFor(t, m, w.store, "app.", set(t, writer, "app.0", "live"))
@@ -220,8 +223,9 @@ func TestMirrorOverTheBus(t *testing.T) {
 			waitFor(t, m, w.store, "app.", set(t, writer, "app.1", "after a reconnect"))
 
 			proxy.Redirect("127.0.0.1:1") // nobody is there
+			awaitNotice(t, stale, bus.NoticeStale)
 			last := set(t, writer, "app.2", "meanwhile")
-			if status := m.Status(); !status.Ready || status.Revision >= last {
+			if status := m.Status(); !status.Stale || !status.Ready || status.Revision >= last {
 				t.Errorf("%+v at %d", status, last)
 			}
 			if entry, err := m.Get("app.2"); entry.Value != "state" || err != nil {
@@ -229,6 +233,10 @@ func TestMirrorOverTheBus(t *testing.T) {
 			}
 			proxy.Redirect(w.server.Addr().String())
 			waitFor(t, m, w.store, "app.", last)
+			awaitNotice(t, stale, bus.NoticeLive)
+			if status := m.Status(); status.Stale {
+				t.Errorf("%+v", status)
+			}
 		})
 	}
 }
@@ -252,5 +260,21 @@ func TestLockThatIsForbidden(t *testing.T) {
 	_, err := recipe.Acquire(ctx, w.connect(t, s.ClientURL(), nats.UserInfo("reader", "reader")), "lock", recipe.LockOptions{})
 	if !errors.Is(err, bus.ErrForbidden) || ctx.Err() != nil {
 		t.Errorf("%v", err)
+	}
+}
+
+// awaitNotice waits for a notice of this kind.
+func awaitNotice(t *testing.T, notices <-chan bus.Notice, kind bus.NoticeKind) {
+	t.Helper()
+	deadline := time.After(patience)
+	for {
+		select {
+		case n := <-notices:
+			if n.Kind == kind {
+				return
+			}
+		case <-deadline:
+			t.Fatalf("no notice %v", kind)
+		}
 	}
 }
