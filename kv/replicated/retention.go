@@ -143,6 +143,9 @@ func (s *Store) makeRoom(ctx context.Context) error {
 // first.
 func (s *Store) usable(ctx context.Context) ([]storedSnapshot, error) {
 	published, err := s.published(ctx)
+	if errors.Is(err, errNoCursor) {
+		return nil, nil
+	}
 	if err != nil {
 		return nil, err
 	}

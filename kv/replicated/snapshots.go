@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -26,6 +27,9 @@ const (
 	// snapshotPrefix is what their names begin with; the rest is the sequence.
 	snapshotPrefix = "snapshot-"
 )
+
+// errNoCursor says that nothing tells how far the events are published.
+var errNoCursor = errors.New("the log has no cursor of the events")
 
 // A storedSnapshot is one in the object store.
 type storedSnapshot struct {
@@ -76,6 +80,9 @@ func (s *Store) list(ctx context.Context) ([]storedSnapshot, error) {
 // are published: those after it are made anew from the log.
 func (s *Store) load(ctx context.Context) error {
 	published, err := s.published(ctx)
+	if errors.Is(err, errNoCursor) {
+		published, err = math.MaxUint64, nil // it was removed, or nobody publishes yet
+	}
 	if err != nil {
 		return err
 	}
@@ -148,13 +155,17 @@ func (s *Store) adopt(header snapshotHeader, m *machine.Machine) {
 }
 
 // published returns the sequence of the log up to which the events are
-// published; all of it where nobody publishes.
+// published; all of it where nobody is to publish them. It fails with
+// [errNoCursor].
 func (s *Store) published(ctx context.Context) (uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
+	if s.opts.Cursor == "" {
+		return math.MaxUint64, nil
+	}
 	consumer, err := s.js.Consumer(ctx, streamName(s.opts.Prefix), s.opts.Cursor)
-	if errors.Is(err, jetstream.ErrConsumerNotFound) || s.opts.Cursor == "" {
-		return ^uint64(0), nil
+	if errors.Is(err, jetstream.ErrConsumerNotFound) {
+		return 0, errNoCursor
 	}
 	if err != nil {
 		return 0, fmt.Errorf("look up how far the events are published: %w", err)

@@ -158,6 +158,22 @@ func TestUnpublishedEventsAreKept(t *testing.T) {
 	}
 }
 
+// So do events of which nobody has said yet that they are published.
+func TestEventsBeforeTheFirstPublisherAreKept(t *testing.T) {
+	s := startServer(t)
+	opts := keepsLittle
+	opts.Cursor = "events"
+	store := open(t, s, opts)
+	for range 3 {
+		churn(t, store, rand.New(rand.NewPCG(8, 8)), 100)
+		snapshot(t, store)
+	}
+	_, stream := objects(t, s)
+	if info, err := stream.Info(bounded(t)); err != nil || info.State.FirstSeq != 1 {
+		t.Errorf("the log begins at %d though nothing is published, %v", info.State.FirstSeq, err)
+	}
+}
+
 // A worker that was away while the log before it was removed goes on from a
 // snapshot.
 func TestLaggingWorker(t *testing.T) {
