@@ -2,7 +2,6 @@ package replicated
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"runtime"
@@ -32,18 +31,6 @@ const (
 	// tick is how often the pipeline looks for what waits for too long.
 	tick = 50 * time.Millisecond
 )
-
-// JetStream's error codes where a stream takes no message as it has reached its
-// bound, or that of the account, or of the server.
-const (
-	storeFailed       = 10077
-	accountExceeded   = 10002
-	resourcesExceeded = 10023
-	storageExceeded   = 10047
-)
-
-// errFull says that the log has reached its bound.
-var errFull = errors.New("the log is full")
 
 // A pipeline appends commands to the log, in batches, and holds those that wait
 // for their result, and the reads that wait for a batch.
@@ -80,20 +67,6 @@ type proposal struct {
 type reader struct {
 	done  func(error)
 	since time.Time
-}
-
-// A flight is a batch under way.
-type flight struct {
-	number    uint64
-	proposals []proposal
-	readers   []reader
-	since     time.Time // when it was first appended
-	sent      time.Time // when it was last appended
-	due       time.Time // when it is to be appended again
-	marked    bool
-	sends     int
-	refusals  int // how many of the sends certainly did nothing
-	reason    error
 }
 
 func (p *pipeline) init(s *Store) {
@@ -234,13 +207,6 @@ func (p *pipeline) send(f *flight) {
 	}
 }
 
-// refused notes that a send did nothing.
-func (f *flight) refused(reason error) {
-	f.refusals++
-	f.reason = reason
-	f.due = f.sent.Add(resendRefused)
-}
-
 // acknowledged takes JetStream's answer to a send. That a batch is stored is
 // learned from the log itself; that it is not is learned here.
 func (p *pipeline) acknowledged(m *nats.Msg) {
@@ -264,29 +230,6 @@ func (p *pipeline) acknowledged(m *nats.Msg) {
 			f.refused(reason)
 		}
 	}
-}
-
-// acknowledgement returns the sequence under which JetStream stored a message,
-// or why it did not.
-func acknowledgement(m *nats.Msg) (uint64, error) {
-	if m.Header.Get("Status") == "503" {
-		return 0, nats.ErrNoResponders
-	}
-	var ack struct {
-		Sequence uint64 `json:"seq"`
-		Error    *struct {
-			Code        int    `json:"err_code"`
-			Description string `json:"description"`
-		} `json:"error"`
-	}
-	if err := json.Unmarshal(m.Data, &ack); err != nil || ack.Error == nil {
-		return ack.Sequence, nil
-	}
-	switch ack.Error.Code {
-	case storeFailed, accountExceeded, resourcesExceeded, storageExceeded:
-		return 0, fmt.Errorf("%w: JetStream: %s (%d)", errFull, ack.Error.Description, ack.Error.Code)
-	}
-	return 0, fmt.Errorf("JetStream: %s (%d)", ack.Error.Description, ack.Error.Code)
 }
 
 // complete answers a batch that was applied.
@@ -411,14 +354,6 @@ func (p *pipeline) succeeds() {
 		p.store.logger.Info("requests are answered again", "after", time.Since(p.failing))
 		p.failing = time.Time{}
 	}
-}
-
-// verdict is the error of a batch that is given up.
-func (f *flight) verdict() error {
-	if f.sends == f.refusals {
-		return fmt.Errorf("%w: %w", kv.ErrUnavailable, f.reason)
-	}
-	return fmt.Errorf("%w: the batch was not seen in the log", kv.ErrTimeout)
 }
 
 // give returns what tells proposals and readers of err, to be called without

@@ -1,0 +1,76 @@
+package replicated
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"kvbus/kv"
+)
+
+// JetStream's error codes where a stream takes no message as it has reached its
+// bound, or that of the account, or of the server.
+const (
+	storeFailed       = 10077
+	accountExceeded   = 10002
+	resourcesExceeded = 10023
+	storageExceeded   = 10047
+)
+
+// errFull says that the log has reached its bound.
+var errFull = errors.New("the log is full")
+
+// A flight is a batch under way.
+type flight struct {
+	number    uint64
+	proposals []proposal
+	readers   []reader
+	since     time.Time // when it was first appended
+	sent      time.Time // when it was last appended
+	due       time.Time // when it is to be appended again
+	marked    bool
+	sends     int
+	refusals  int // how many of the sends certainly did nothing
+	reason    error
+}
+
+// refused notes that a send did nothing.
+func (f *flight) refused(reason error) {
+	f.refusals++
+	f.reason = reason
+	f.due = f.sent.Add(resendRefused)
+}
+
+// verdict is the error of a batch that is given up.
+func (f *flight) verdict() error {
+	if f.sends == f.refusals {
+		return fmt.Errorf("%w: %w", kv.ErrUnavailable, f.reason)
+	}
+	return fmt.Errorf("%w: the batch was not seen in the log", kv.ErrTimeout)
+}
+
+// acknowledgement returns the sequence under which JetStream stored a message,
+// or why it did not.
+func acknowledgement(m *nats.Msg) (uint64, error) {
+	if m.Header.Get("Status") == "503" {
+		return 0, nats.ErrNoResponders
+	}
+	var ack struct {
+		Sequence uint64 `json:"seq"`
+		Error    *struct {
+			Code        int    `json:"err_code"`
+			Description string `json:"description"`
+		} `json:"error"`
+	}
+	if err := json.Unmarshal(m.Data, &ack); err != nil || ack.Error == nil {
+		return ack.Sequence, nil
+	}
+	switch ack.Error.Code {
+	case storeFailed, accountExceeded, resourcesExceeded, storageExceeded:
+		return 0, fmt.Errorf("%w: JetStream: %s (%d)", errFull, ack.Error.Description, ack.Error.Code)
+	}
+	return 0, fmt.Errorf("JetStream: %s (%d)", ack.Error.Description, ack.Error.Code)
+}
