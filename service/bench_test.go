@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -86,14 +87,15 @@ func BenchmarkBus(b *testing.B) {
 
 	compare(b, conns, []system{
 		{"echo", ask("echo.get.", nil), ask("echo.set.", benchValue)},
+		{"echo+event", nil, ask("notify.set.", benchValue)},
 		{"kvbus", ask("kv.get.", nil), ask("kv.set.", benchValue)},
 		{"durable", ask("durable.get.", nil), ask("durable.set.", benchValue)},
-		{"eventual", askEventually("durable.get."), ask("durable.set.", benchValue)},
+		{"eventual", askEventually("durable.get."), nil},
 		{"jetstream", bucket.get, bucket.put},
 	})
 }
 
-// A system is one of those that are compared.
+// A system is one of those that are compared; what it does not do is nil.
 type system struct {
 	name     string
 	get, set func(nc *nats.Conn, i uint64) error
@@ -103,6 +105,9 @@ type system struct {
 // requests.
 func compare(b *testing.B, conns []*nats.Conn, systems []system) {
 	for _, system := range systems {
+		if system.set == nil {
+			continue
+		}
 		load := make(chan uint64)
 		var clients sync.WaitGroup
 		for range benchInFlight {
@@ -127,15 +132,18 @@ func compare(b *testing.B, conns []*nats.Conn, systems []system) {
 		{"load", benchConns, benchInFlight},
 		{"single", 1, 1},
 	} {
-		for _, system := range systems {
-			b.Run(fmt.Sprintf("%s/get/%s", shape.name, system.name), func(b *testing.B) {
-				load(b, conns[:shape.conns], shape.inFlight, system.get)
-			})
+		run := func(op, name string, request func(nc *nats.Conn, i uint64) error) {
+			if request != nil {
+				b.Run(fmt.Sprintf("%s/%s/%s", shape.name, op, name), func(b *testing.B) {
+					load(b, conns[:shape.conns], shape.inFlight, request)
+				})
+			}
 		}
 		for _, system := range systems {
-			b.Run(fmt.Sprintf("%s/set/%s", shape.name, system.name), func(b *testing.B) {
-				load(b, conns[:shape.conns], shape.inFlight, system.set)
-			})
+			run("get", system.name, system.get)
+		}
+		for _, system := range systems {
+			run("set", system.name, system.set)
 		}
 	}
 }
@@ -151,10 +159,24 @@ func askEventually(subject string) func(nc *nats.Conn, i uint64) error {
 	}
 }
 
+// startEcho answers at once and keeps nothing. On notify it publishes what it got
+// as well, as large as an event, on a connection of its own.
 func startEcho(b *testing.B, s *server.Server) {
 	nc := bustest.Connect(b, s, nats.InProcessServer(s))
-	for subject, body := range map[string][]byte{"echo.get.>": benchValue, "echo.set.>": []byte("1234567")} {
+	events := bustest.Connect(b, s, nats.InProcessServer(s))
+	for subject, body := range map[string][]byte{"echo.get.>": benchValue, "echo.set.>": []byte("1234567"), "notify.set.>": []byte("1234567")} {
 		if _, err := nc.QueueSubscribe(subject, "q", func(m *nats.Msg) {
+			if strings.HasPrefix(m.Subject, "notify") {
+				event := nats.Msg{Subject: "events." + m.Subject, Data: m.Data, Header: nats.Header{
+					bus.HeaderOperation:        {"SET"},
+					bus.HeaderRevision:         {"1234567"},
+					bus.HeaderPreviousRevision: {"1233567"},
+					bus.HeaderTime:             {"2026-01-02T03:04:05.123456789Z"},
+				}}
+				if err := events.PublishMsg(&event); err != nil {
+					b.Error(err)
+				}
+			}
 			answer := nats.Msg{Subject: m.Reply, Data: body, Header: nats.Header{bus.HeaderRevision: {"1234567"}}}
 			if err := nc.PublishMsg(&answer); err != nil {
 				b.Error(err)
