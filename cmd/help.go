@@ -3,6 +3,7 @@ package cmd
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -54,14 +55,17 @@ func writeFlags(b *strings.Builder, flags *pflag.FlagSet) {
 	for _, g := range groups {
 		fmt.Fprintf(b, "\n%s:\n%s", g.title, g.flags.FlagUsagesWrapped(helpWidth))
 	}
-	if len(groups) <= 1 {
+	var unflagged []config.Setting
+	for _, s := range config.Settings() {
+		if s.Flag == "" && slices.ContainsFunc(groups, func(g flagGroup) bool { return g.title == s.Group }) {
+			unflagged = append(unflagged, s)
+		}
+	}
+	if len(unflagged) == 0 {
 		return
 	}
 	b.WriteString("\nWithout a flag, in the file or the environment only:\n")
-	for _, s := range config.Settings() {
-		if s.Flag != "" {
-			continue
-		}
+	for _, s := range unflagged {
 		fmt.Fprintf(b, "  %s, %s\n      %s", s.Path, s.Env, s.Usage)
 		if s.Default != "" {
 			fmt.Fprintf(b, " (default %s)", s.Default)

@@ -81,6 +81,9 @@ command line is wrong.`,
   nats request kv.get.color ''
   nats subscribe 'kv.events.>'
 
+  # See every change, and miss none
+  kvbus watch --state
+
   # Every setting, with its meaning, as a file to start from
   kvbus config > kvbus.yaml`,
 		Version:       readBuild().Version,
@@ -92,7 +95,7 @@ command line is wrong.`,
 	root.SetErr(a.stderr)
 	root.SetVersionTemplate(readBuild().String() + "\n")
 	root.SetUsageFunc(usage)
-	root.AddCommand(a.serveCommand(), a.configCommand(), a.versionCommand())
+	root.AddCommand(a.serveCommand(), a.watchCommand(), a.configCommand(), a.versionCommand())
 	addBuiltin(root)
 	return root
 }

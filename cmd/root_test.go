@@ -69,6 +69,12 @@ func TestExitStatus(t *testing.T) {
 		"flag against the file":  {nil, []string{"config", "--config", contextFile, "--nats-url", "a"}, 2, "can't be used together with nats.url"},
 		"flags that exclude":     {nil, []string{"config", "--check", "--reference"}, 2, "check reference"},
 		"an argument too many":   {nil, []string{"serve", "now"}, 2, "kvbus: unknown command \"now\" for \"kvbus serve\""},
+		"filter that is none":    {nil, []string{"watch", "a..b"}, 2, "write it as =\nRun 'kvbus watch --help' for usage.\n"},
+		"two filters":            {nil, []string{"watch", "a", "b"}, 2, "one filter at most, not 2"},
+		"two starts":             {nil, []string{"watch", "--state", "--from-revision", "1"}, 2, "from-revision state"},
+		"revision that is none":  {nil, []string{"watch", "--from-revision", "-1"}, 2, "--from-revision"},
+		"server twice":           {nil, []string{"watch", "--server", "a", "--nats-context", "b"}, 2, "two ways to name a server"},
+		"setting of workers":     {nil, []string{"watch", "--data-dir", "x"}, 2, "unknown flag: --data-dir"},
 		"unknown help topic":     {nil, []string{"help", "sevre"}, 2, "kvbus: unknown command \"sevre\""},
 		"help topic too many":    {nil, []string{"help", "serve", "now"}, 2, "unknown help topic"},
 		"unknown shell":          {nil, []string{"completion", "dos"}, 2, "dos"},
@@ -167,6 +173,29 @@ func TestHelpNamesEverySetting(t *testing.T) {
 	}
 }
 
+func TestHelpOfAClientNamesItsSettings(t *testing.T) {
+	t.Parallel()
+	help := kvbus(t, nil, "watch", "--help").stdout
+	for _, s := range config.Settings() {
+		if got, want := strings.Contains(help, " --"+s.Flag+" "), s.Flag != "" && forClients(s); got != want {
+			t.Errorf("kvbus watch --help has --%s: %v; want %v", s.Flag, got, want)
+		}
+	}
+	for _, want := range []string{"--server", "--state", "--from-revision revision", "value_base64", "Examples:\n"} {
+		if !strings.Contains(help, want) {
+			t.Errorf("kvbus watch --help has no %q", want)
+		}
+	}
+	if strings.Contains(help, "Without a flag") {
+		t.Error("kvbus watch --help tells of settings of workers")
+	}
+	for line := range strings.Lines(help) {
+		if len(line) > helpWidth+1 {
+			t.Errorf("kvbus watch --help has a line of %d columns: %s", len(line), line)
+		}
+	}
+}
+
 func TestConfigPrintsWhatItWasGiven(t *testing.T) {
 	t.Parallel()
 	environ := []string{"KVBUS_NATS__USER=me", "KVBUS_NATS__PASSWORD=hunter2"}
@@ -224,6 +253,7 @@ func TestCompletion(t *testing.T) {
 		"values":     {[]string{"serve", "--log-level", ""}, []string{"debug", "info", "warn", "error"}},
 		"flags":      {[]string{"serve", "--max-"}, []string{"--max-bytes", "--max-keys", "--max-pending", "--max-pending-bytes", "--max-value-size"}},
 		"no file":    {[]string{"serve", "--max-keys", ""}, nil},
+		"no filter":  {[]string{"watch", ""}, nil},
 		"dead end":   {[]string{"serve", ""}, nil},
 		"any prefix": {[]string{"config", "--log-format="}, []string{"auto", "text", "json"}},
 	} {

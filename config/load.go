@@ -32,6 +32,10 @@ type Sources struct {
 	// Flags is a parsed set with the flags of [RegisterFlags]; others in it
 	// are passed over. Nil means none.
 	Flags *pflag.FlagSet
+
+	// Client is for a client of the service: what only a worker needs is as in
+	// the defaults, and NATS names an external server in any case.
+	Client bool
 }
 
 // Load returns the validated configuration of all layers. The error has every
@@ -56,6 +60,9 @@ func Load(from Sources) (Config, error) {
 	l.problems = append(l.problems, decode(l.koanf, &cfg, l.settings, l.origins)...)
 	if len(l.problems) > 0 {
 		return Config{}, join(l.problems)
+	}
+	if from.Client {
+		cfg = cfg.client()
 	}
 	if problems := cfg.problems(); len(problems) > 0 {
 		l.origins.annotate(problems)

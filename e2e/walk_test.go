@@ -30,7 +30,7 @@ func walk(t *testing.T, path string) {
 	for _, s := range steps {
 		cmd := exec.Command("sh", "-c", s.command)
 		cmd.Dir = t.TempDir()
-		cmd.Env = append(environment(), "NATS_URL="+w.url)
+		cmd.Env = append(environment(), "NATS_URL="+w.url, "KVBUS_NATS__URL="+w.url)
 		// What the shell starts is ended with it.
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 		text := new(output)

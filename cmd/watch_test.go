@@ -1,0 +1,89 @@
+package cmd
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"kvbus/bus"
+	"kvbus/kv"
+)
+
+func TestChangeLine(t *testing.T) {
+	t.Parallel()
+	at := time.Date(2026, 5, 4, 10, 11, 12, 5, time.UTC)
+	event := func(kind kv.EventKind, value string, deadline time.Time) bus.Change {
+		return bus.Change{Kind: bus.ChangeEvent, Revision: 7, Event: kv.Event{
+			Kind: kind, Key: "a.b", Value: value, Revision: 7, PreviousRevision: 3, Time: at, ExpiresAt: deadline,
+		}}
+	}
+	const head, when = `"key":"a.b","revision":7,"previous_revision":3`, `"time":"2026-05-04T10:11:12.000000005Z"`
+	for name, test := range map[string]struct {
+		change bus.Change
+		want   string
+	}{
+		"set":               {event(kv.EventSet, "<blue>\n", time.Time{}), `{"op":"SET",` + head + `,` + when + `,"value":"<blue>\n"}`},
+		"the empty value":   {event(kv.EventSet, "", time.Time{}), `{"op":"SET",` + head + `,` + when + `,"value":""}`},
+		"no UTF-8":          {event(kv.EventSet, "\xff\x00", time.Time{}), `{"op":"SET",` + head + `,` + when + `,"value_base64":"/wA="}`},
+		"touch":             {event(kv.EventTouch, "", at.Add(time.Second)), `{"op":"TOUCH",` + head + `,` + when + `,"expires_at":"2026-05-04T10:11:13.000000005Z"}`},
+		"expire":            {event(kv.EventExpire, "", time.Time{}), `{"op":"EXPIRE",` + head + `,` + when + `}`},
+		"ready":             {bus.Change{Kind: bus.ChangeReady, Revision: 9}, `{"op":"READY","revision":9}`},
+		"ready, of nothing": {bus.Change{Kind: bus.ChangeReady}, `{"op":"READY","revision":0}`},
+		"state": {
+			bus.Change{Kind: bus.ChangeState, Revision: 4, Entry: kv.Entry{Key: "é", Value: "1", Revision: 4, ExpiresAt: at}},
+			`{"op":"STATE","key":"é","revision":4,"expires_at":"2026-05-04T10:11:12.000000005Z","value":"1"}`,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var out bytes.Buffer
+			if err := writeChange(&out, test.change); err != nil || out.String() != test.want+"\n" {
+				t.Errorf("%v and\n%s\nwant\n%s", err, out.String(), test.want)
+			}
+		})
+	}
+}
+
+// The reader of a pipe that has seen enough is no error.
+func TestWatchEndsWithItsReader(t *testing.T) {
+	t.Parallel()
+	reader, writer, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer writer.Close()
+	reader.Close()
+	if err := writeChange(writer, bus.Change{Kind: bus.ChangeReady}); !errors.Is(err, syscall.EPIPE) {
+		t.Errorf("the error is %v", err)
+	}
+}
+
+// Who is told to stop while there is no server has nothing to complain about.
+func TestWatchInterruptedWhileItWaits(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	var stdout, stderr bytes.Buffer
+	a := app{stdin: strings.NewReader(""), stdout: &stdout, stderr: &stderr}
+	status := a.execute(ctx, []string{"watch", "--nats-url", "nats://127.0.0.1:1"})
+	if status != 0 || stdout.Len() > 0 || !strings.Contains(stderr.String(), "waiting for NATS") {
+		t.Errorf("exit status %d, stdout %q, stderr %q", status, stdout.String(), stderr.String())
+	}
+}
+
+func TestLossIsExplained(t *testing.T) {
+	t.Parallel()
+	err := explainLoss(fmt.Errorf("replay: %w", kv.ErrCompacted), 41)
+	if !errors.Is(err, kv.ErrCompacted) || !strings.Contains(err.Error(), "after revision 41") || !strings.Contains(err.Error(), "--state") {
+		t.Errorf("the error is %v", err)
+	}
+	if err := explainLoss(kv.ErrClosed, 41); !errors.Is(err, kv.ErrClosed) || strings.Contains(err.Error(), "41") {
+		t.Errorf("another error is %v", err)
+	}
+}
