@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -14,6 +15,11 @@ import (
 // fetch gives the events that the store holds after a revision and that were not
 // given yet. It tries until the service answers.
 func (f *follower) fetch(ctx context.Context, from uint64) error {
+	return f.fetchUpTo(ctx, from, math.MaxUint64)
+}
+
+// fetchUpTo is fetch, up to a revision or somewhat further.
+func (f *follower) fetchUpTo(ctx context.Context, from, to uint64) error {
 	q := kv.ReplayQuery{
 		After:       from,
 		Prefix:      f.opts.Prefix,
@@ -21,7 +27,7 @@ func (f *follower) fetch(ctx context.Context, from uint64) error {
 		ReadOptions: kv.ReadOptions{Consistency: kv.Linearizable},
 	}
 	before := f.reached
-	for more := true; more; {
+	for more := true; more && q.After < to; {
 		q.Limit = f.batch.limit(f.opts.PageSize)
 		replay, err := persist(ctx, f, func(ctx context.Context) (kv.Replay, error) { return f.store.Replay(ctx, q) })
 		if err != nil {
@@ -114,7 +120,9 @@ func (f *follower) readState(ctx context.Context) error {
 	f.startAfter(pages[0].revision)
 	if newest := pages[len(pages)-1].revision; newest > f.proven {
 		f.pages = pages
-		err := f.fetch(ctx, f.proven)
+		// What happens after that comes by itself; a busy store may be faster than
+		// small pages.
+		err := f.fetchUpTo(ctx, f.proven, newest)
 		f.pages = nil
 		if err != nil {
 			return err
