@@ -118,14 +118,14 @@ func fateOf(err error) fate {
 func (c *Client) notPublished(r *request, err error) (fate, error) {
 	switch {
 	case errors.Is(err, nats.ErrMaxPayload):
-		return answered, fmt.Errorf("%w: the request has %d bytes, this bus carries %d", kv.ErrValueTooLarge, r.msg.Size(), c.nc.MaxPayload())
+		return refused, fmt.Errorf("%w: the request has %d bytes, this bus carries %d", kv.ErrValueTooLarge, r.msg.Size(), c.nc.MaxPayload())
 	case errors.Is(err, nats.ErrConnectionClosed), errors.Is(err, nats.ErrConnectionDraining):
 		return refused, connectionError(err)
 	case errors.Is(err, nats.ErrReconnectBufExceeded):
 		return refused, fmt.Errorf("%w: %w", kv.ErrUnavailable, err)
 	case errors.Is(err, nats.ErrHeadersNotSupported), errors.Is(err, nats.ErrBadSubject):
-		return answered, fmt.Errorf("%w: %w", kv.ErrInternal, err)
+		return refused, fmt.Errorf("%w: %w", kv.ErrInternal, err)
 	default: // a part of it may have left
-		return unknown, err
+		return unknown, fmt.Errorf("%w: %w", errLost, err)
 	}
 }

@@ -54,7 +54,7 @@ func (d *doubt) add(start time.Time, cause error) {
 
 // mayRetry reports whether a request that was not answered may be sent again.
 func (c *Client) mayRetry(r *request, err error, d *doubt) bool {
-	for _, lasting := range []error{kv.ErrClosed, ErrForbidden, errNoInbox} {
+	for _, lasting := range []error{kv.ErrClosed, ErrForbidden, errNoInbox, kv.ErrValueTooLarge, kv.ErrInternal} {
 		if errors.Is(err, lasting) {
 			return false
 		}
@@ -87,29 +87,36 @@ func (c *Client) rest(ctx context.Context, pause time.Duration, back <-chan stru
 	return ctx.Err() == nil
 }
 
-// giveUp returns the error of a request that is not sent again. If something may
-// have been done it wraps nothing that would promise the contrary.
+// giveUp returns the error of a request that is not sent again.
 func giveUp(ctx context.Context, r *request, err error, d *doubt) error {
-	ended := ctx.Err()
-	read := r.harmless && r.window == 0
+	ended, subject := ctx.Err(), r.msg.Subject
 	switch {
 	case d.since.IsZero() && ended == nil:
 		return err
 	case d.since.IsZero():
 		return fmt.Errorf("%w: %w", err, ended)
 	case ended != nil:
-		return fmt.Errorf("%w: %s: %w", kv.ErrTimeout, r.msg.Subject, ended)
+		return fmt.Errorf("%w: %s: %w", kv.ErrTimeout, subject, ended)
+	case r.harmless && r.window == 0:
+		return readError(subject, err)
 	case errors.Is(d.cause, kv.ErrTimeout):
 		return d.cause
-	case !read:
-		return fmt.Errorf("%w: %s: %v", kv.ErrTimeout, r.msg.Subject, d.cause) //nolint:errorlint // as said
+	default:
+		// It may have been done, and wraps nothing that would promise the contrary.
+		return fmt.Errorf("%w: %s: %v", kv.ErrTimeout, subject, d.cause) //nolint:errorlint // as said
+	}
+}
+
+// readError is the error of a request that changes nothing, whatever came of it.
+func readError(subject string, err error) error {
+	switch {
 	case errors.Is(err, errNoInbox):
 		return forbidden(err)
-	case errors.Is(err, kv.ErrUnavailable), errors.Is(err, kv.ErrOverloaded):
-		return err
 	case errors.Is(err, errLost):
-		return fmt.Errorf("%w: %s: %w", kv.ErrUnavailable, r.msg.Subject, err)
+		return fmt.Errorf("%w: %s: %w", kv.ErrUnavailable, subject, err)
+	case errors.Is(err, errNoAnswer):
+		return fmt.Errorf("%w: %s: %w", kv.ErrTimeout, subject, err)
 	default:
-		return fmt.Errorf("%w: %s: %w", kv.ErrTimeout, r.msg.Subject, err)
+		return err
 	}
 }

@@ -67,6 +67,7 @@ func TestRetries(t *testing.T) {
 		{name: "a read without an answer", steps: []step{nil, nil, found}, call: read, requests: 3},
 		{name: "a read that is always refused", steps: []step{unavailable}, call: read, want: kv.ErrUnavailable},
 		{name: "a read that never has an answer", steps: []step{nil}, call: read, want: kv.ErrTimeout},
+		{name: "a read that is late, then always refused", steps: []step{late, unavailable}, call: read, want: kv.ErrUnavailable},
 		{name: "a read that fails", steps: []step{fails(kv.ErrNotFound)}, call: read, requests: 1, want: kv.ErrNotFound},
 		{name: "a read that breaks the service", steps: []step{fails(kv.ErrInternal)}, call: read, requests: 1, want: kv.ErrInternal},
 		{name: "a read without retries", steps: []step{unavailable, found}, call: read, opts: bus.ClientOptions{NoRetry: true}, requests: 1, want: kv.ErrUnavailable},
