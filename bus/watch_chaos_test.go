@@ -14,21 +14,27 @@ import (
 	"kvbus/kv/memory"
 )
 
-// chaosTime is how long the chaos lasts, unless the environment says otherwise:
-// KVBUS_TEST_CHAOS=60s.
-const chaosTime = 3 * time.Second
+// chaosDuration is how long the chaos lasts: not long, unless the environment
+// says otherwise, as in KVBUS_TEST_CHAOS=60s.
+func chaosDuration(t testing.TB) time.Duration {
+	t.Helper()
+	text := os.Getenv("KVBUS_TEST_CHAOS")
+	if text == "" {
+		return 3 * time.Second
+	}
+	duration, err := time.ParseDuration(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return duration
+}
 
 // Many watchers, some slow and some of them in pages, follow a store that is
 // written to while their connections and those of the publisher are cut. Each of
 // them sees the history of its keys, no more and no less.
 func TestChaos(t *testing.T) {
-	duration := chaosTime
-	if text := os.Getenv("KVBUS_TEST_CHAOS"); text != "" {
-		var err error
-		if duration, err = time.ParseDuration(text); err != nil {
-			t.Fatal(err)
-		}
-	}
+	t.Parallel()
+	duration := chaosDuration(t)
 	st := newWatchStage(t, memory.Options{ReplayEvents: 1 << 22, ReplayBytes: 4 << 30})
 	selections := []bus.FollowOptions{
 		{},
@@ -103,7 +109,7 @@ func TestChaos(t *testing.T) {
 		history := st.history(t, w.opts, 0)
 		w.matches(history)
 		total += len(history)
-		if extra := len(w.changes); extra > 0 {
+		if extra := len(w.left()); extra > 0 {
 			t.Errorf("%+v: %d changes too many", w.opts, extra)
 		}
 	}

@@ -155,16 +155,19 @@ func (st *watchStage) client(t testing.TB, opts ...nats.Option) *bus.Client {
 // A watcher collects what a watch gives.
 type watcher struct {
 	t       testing.TB
-	changes chan bus.Change
-	err     chan error
 	notices atomic.Pointer[[]bus.Notice]
 	hold    sync.Mutex // held by a test: the consumer does not go on
+
+	mu      sync.Mutex
+	changes []bus.Change
+	err     error         // how the watch ended
+	more    chan struct{} // there are more changes, or the end
 }
 
 func (st *watchStage) follow(t testing.TB, client *bus.Client, opts bus.FollowOptions) *watcher {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	w := &watcher{t: t, changes: make(chan bus.Change, 1<<20), err: make(chan error, 1)}
+	w := &watcher{t: t, more: make(chan struct{}, 1)}
 	w.notices.Store(&[]bus.Notice{})
 	opts.Notify = func(n bus.Notice) {
 		all := append(slices.Clone(*w.notices.Load()), n)
@@ -175,30 +178,59 @@ func (st *watchStage) follow(t testing.TB, client *bus.Client, opts bus.FollowOp
 	go func() {
 		defer close(done)
 		for change, err := range seq {
-			if err != nil {
-				w.err <- err
-				continue
-			}
 			w.hold.Lock()
 			w.hold.Unlock() //nolint:staticcheck // it waits for the test
-			w.changes <- change
+			w.collect(change, err)
 		}
 	}()
 	t.Cleanup(func() { cancel(); <-done })
 	return w
 }
 
+func (w *watcher) collect(change bus.Change, err error) {
+	w.mu.Lock()
+	if w.err = err; err == nil {
+		w.changes = append(w.changes, change)
+	}
+	w.mu.Unlock()
+	select {
+	case w.more <- struct{}{}:
+	default:
+	}
+}
+
+// take waits for the next change, or for the end of the watch.
+func (w *watcher) take() (bus.Change, error) {
+	w.t.Helper()
+	late := time.After(watchPatience)
+	for {
+		w.mu.Lock()
+		if len(w.changes) > 0 {
+			change := w.changes[0]
+			w.changes = w.changes[1:]
+			w.mu.Unlock()
+			return change, nil
+		}
+		err := w.err
+		w.mu.Unlock()
+		if err != nil {
+			return bus.Change{}, err
+		}
+		select {
+		case <-w.more:
+		case <-late:
+			w.t.Fatalf("nothing came; notices %+v", *w.notices.Load())
+		}
+	}
+}
+
 func (w *watcher) next() bus.Change {
 	w.t.Helper()
-	select {
-	case c := <-w.changes:
-		return c
-	case err := <-w.err:
+	change, err := w.take()
+	if err != nil {
 		w.t.Fatalf("the watch ended: %v", err)
-	case <-time.After(watchPatience):
-		w.t.Fatalf("nothing came; notices %+v", *w.notices.Load())
 	}
-	return bus.Change{}
+	return change
 }
 
 func (w *watcher) event() kv.Event {
@@ -213,17 +245,19 @@ func (w *watcher) event() kv.Event {
 func (w *watcher) ends(want error) {
 	w.t.Helper()
 	for {
-		select {
-		case <-w.changes:
-		case err := <-w.err:
-			if !errors.Is(err, want) {
-				w.t.Fatalf("the watch ended with %v, want %v", err, want)
-			}
+		if _, err := w.take(); errors.Is(err, want) {
 			return
-		case <-time.After(watchPatience):
-			w.t.Fatalf("the watch goes on, want %v; notices %+v", want, *w.notices.Load())
+		} else if err != nil {
+			w.t.Fatalf("the watch ended with %v, want %v", err, want)
 		}
 	}
+}
+
+// left returns the changes that came and were not taken.
+func (w *watcher) left() []bus.Change {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.changes
 }
 
 func (w *watcher) noticed(kind bus.NoticeKind) bool {
