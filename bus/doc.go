@@ -88,8 +88,12 @@
 // has given later events by then, it ends as above; if the store no longer holds
 // what to compare with, it can't tell, and gives [NoticeUnaudited].
 //
-// A watch costs the service nothing while nothing changes, and no state ever: it
-// is a plain subscription. All watches of a client share the heartbeats. One that
+// A store in memory begins anew with its process, and its revisions with it. A watch
+// finds that by the epoch in the heartbeats, and where it has none to compare with,
+// or was away, by the age of the worker. If that leaves a doubt, it ends as above.
+//
+// Once it has started, a watch costs the service nothing while nothing changes, and
+// no state ever: it is a plain subscription. All watches of a client share the heartbeats. One that
 // hears nothing for [FollowOptions.Silence] asks, tells [FollowOptions.Notify]
 // that it is stale if there is no answer, and asks again until there is one.
 //

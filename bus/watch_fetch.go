@@ -177,6 +177,7 @@ func (p *pageSize) measure(items, size int) {
 func persist[T any](ctx context.Context, f *follower, ask func(ctx context.Context) (T, error)) (answer T, err error) {
 	for backoff := firstBackoff; ; backoff = min(2*backoff, lastBackoff) {
 		reconnects := f.nc.Stats().Reconnects
+		asked := time.Now()
 		attempt, cancel := context.WithTimeout(ctx, fetchTimeout)
 		answer, err = ask(attempt)
 		cancel()
@@ -184,7 +185,7 @@ func persist[T any](ctx context.Context, f *follower, ask func(ctx context.Conte
 			continue // messages of the answer may be lost
 		}
 		if err == nil {
-			f.heardOf(time.Now())
+			f.heardOf(asked)
 			return answer, nil
 		}
 		if ended := f.ended(ctx); ended != nil {

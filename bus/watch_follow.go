@@ -254,6 +254,7 @@ func (f *follower) runLife(ctx context.Context) error {
 			return err
 		}
 		clear(events)
+		taken := time.Now()
 		var overflowed bool
 		events, overflowed = f.queue.take(events)
 		reason, err := f.interruption(overflowed)
@@ -272,7 +273,7 @@ func (f *follower) runLife(ctx context.Context) error {
 			}
 		}
 		if len(events) > 0 {
-			f.heardOf(time.Now())
+			f.heardOf(taken)
 		}
 		wait, err := f.tend(ctx, len(events) == 0)
 		if err != nil {
@@ -397,9 +398,12 @@ func (f *follower) notify(kind NoticeKind, err error) {
 	}
 }
 
-// heardOf takes a sign of life.
-func (f *follower) heardOf(now time.Time) {
-	f.contact = now
+// heardOf takes a sign of life, and a time when it was there or was still to come.
+// A later one might be after the end of that life.
+func (f *follower) heardOf(at time.Time) {
+	if at.After(f.contact) {
+		f.contact = at
+	}
 	if f.stale {
 		f.stale = false
 		f.notify(NoticeLive, nil)
@@ -418,7 +422,7 @@ func (f *follower) tend(ctx context.Context, idle bool) (time.Duration, error) {
 	beat, at := f.queue.heard()
 	if at != f.beatAt { //nolint:staticcheck // the same reading of the clock
 		f.beatAt = at
-		f.heardOf(now)
+		f.heardOf(at)
 		if err := f.life.epoch(beat.Epoch, f.begun); err != nil {
 			return 0, err
 		}

@@ -19,6 +19,9 @@ const (
 	// ageError is how much the age that a worker tells may be off. No worker is
 	// there again that soon.
 	ageError = time.Millisecond
+	// ageQuestions is how often a watch asks for an age that was on its way for too
+	// long to tell anything.
+	ageQuestions = 10
 )
 
 // A life is what a watch knows of the store's life.
@@ -47,7 +50,7 @@ func (l *life) epoch(name string, start time.Time) error {
 
 // doubt says that the store may have begun anew after contact.
 func (l *life) doubt(contact time.Time) {
-	if l.since.IsZero() && !l.lasting {
+	if !l.lasting && (l.since.IsZero() || contact.Before(l.since)) {
 		l.since = contact
 	}
 }
@@ -56,10 +59,33 @@ func (l *life) forget() { *l = life{lasting: l.lasting} }
 
 // sameLife asks, where there is doubt, how old the worker is: a store in memory
 // is that old. The heartbeats tell it as well, but after the first events.
+//
+// The worker began between the times of question and of answer, both less its
+// age. A question that takes long leaves too much room between them, and is asked
+// again; what stays in doubt is taken for a new life, which loses nothing.
 func (f *follower) sameLife(ctx context.Context) error {
-	if f.life.since.IsZero() {
-		return nil
+	for range ageQuestions {
+		since := f.life.since
+		if since.IsZero() {
+			return nil
+		}
+		earliest, latest, err := f.workerBegan(ctx)
+		if err != nil {
+			return err
+		}
+		switch {
+		case f.life.lasting, !latest.After(since.Add(ageError)):
+			f.life.since = time.Time{}
+			return nil
+		case earliest.After(since.Add(ageError)):
+			return errNewLife
+		}
 	}
+	return errNewLife
+}
+
+// workerBegan asks when the worker began. It learns, too, whether the store lasts.
+func (f *follower) workerBegan(ctx context.Context) (earliest, latest time.Time, err error) {
 	var asked time.Time
 	info, err := persist(ctx, f, func(ctx context.Context) (Info, error) {
 		ctx, cancel := context.WithTimeout(ctx, infoTimeout)
@@ -74,20 +100,17 @@ func (f *follower) sameLife(ctx context.Context) error {
 		}
 		return DecodeInfo(m)
 	})
+	answered := time.Now()
 	if err != nil {
-		return err
+		return earliest, latest, err
 	}
-	since := f.life.since
-	f.life.since, f.life.lasting = time.Time{}, info.Durable
+	f.life.lasting = info.Durable
 	if info.Durable {
-		return nil
+		return earliest, latest, nil
 	}
 	age, err := time.ParseDuration(info.Uptime)
 	if err != nil {
-		return malformed("uptime %q", clip(info.Uptime))
+		return earliest, latest, malformed("uptime %q", clip(info.Uptime))
 	}
-	if asked.Add(-age).After(since.Add(ageError)) {
-		return errNewLife
-	}
-	return nil
+	return asked.Add(-age), answered.Add(-age), nil
 }
