@@ -12,10 +12,11 @@ import (
 )
 
 // Follow gives what happens to the keys that opts select, as the section on
-// watches says. Its starting point is fixed when Follow returns. The sequence
-// can be iterated once; it ends with the context's error, with [kv.ErrClosed],
-// with [kv.ErrCompacted], or with [kv.ErrInvalidArgument] or [kv.ErrInvalidKey]
-// for opts that are none.
+// watches says. Its starting point is fixed when Follow returns: it asks the
+// service first, and waits for the answer as a call does. The sequence can be
+// iterated once; it ends with the context's error, with [kv.ErrClosed], with
+// [kv.ErrCompacted], with [kv.ErrInvalidArgument] or [kv.ErrInvalidKey] for opts
+// that are none, or with the error of that first question.
 func (c *Client) Follow(ctx context.Context, opts FollowOptions) iter.Seq2[Change, error] {
 	return follow(ctx, c.watches(), opts)
 }
