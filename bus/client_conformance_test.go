@@ -87,15 +87,12 @@ func runConformance(t *testing.T, open func(t testing.TB, s *server.Server, opts
 }
 
 func TestClientConformance(t *testing.T) {
-	t.Parallel()
 	t.Run("memory", func(t *testing.T) {
-		t.Parallel()
 		runConformance(t, func(_ testing.TB, _ *server.Server, opts kvtest.Options) kv.Store {
 			return memory.New(memory.Options{Limits: opts.Limits, ReplayEvents: opts.ReplayEvents})
 		}, func(testing.TB) server.Options { return server.Options{} })
 	})
 	t.Run("replicated", func(t *testing.T) {
-		t.Parallel()
 		runConformance(t, func(t testing.TB, s *server.Server, opts kvtest.Options) kv.Store {
 			return openReplicated(t, s, replicated.Options{Limits: opts.Limits, ReplayEvents: opts.ReplayEvents, Timeout: 2 * time.Second})
 		}, jetStream)

@@ -20,7 +20,7 @@ func chaosDuration(t testing.TB) time.Duration {
 	t.Helper()
 	text := os.Getenv("KVBUS_TEST_CHAOS")
 	if text == "" {
-		return 3 * time.Second
+		return 2 * time.Second
 	}
 	duration, err := time.ParseDuration(text)
 	if err != nil {

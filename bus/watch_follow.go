@@ -420,7 +420,7 @@ func vary(d time.Duration) time.Duration { return d - d/4 + rand.N(d/2+1) }
 func (f *follower) tend(ctx context.Context, idle bool) (time.Duration, error) {
 	now := time.Now()
 	beat, at := f.queue.heard()
-	if at != f.beatAt { //nolint:staticcheck // the same reading of the clock
+	if at != f.beatAt { // the same reading of the clock
 		f.beatAt = at
 		f.heardOf(at)
 		if err := f.life.epoch(beat.Epoch, f.begun); err != nil {

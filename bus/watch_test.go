@@ -458,25 +458,11 @@ func TestFollowOverLostConnections(t *testing.T) {
 	all.awaitNotice(bus.NoticeRepaired)
 }
 
-// forge publishes an event around the service, as one that the network let
-// through after it lost others.
-func (st *watchStage) forge(t *testing.T, event kv.Event) {
-	t.Helper()
-	nc := bustest.Connect(t, st.server)
-	event.Kind, event.Time = kv.EventSet, time.Now().UTC()
-	if err := nc.PublishMsg(new(bus.Encoder).Event(st.subjects, event)); err != nil {
-		t.Fatal(err)
-	}
-	if err := nc.Flush(); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// mute is a worker whose store has no bridge: the test publishes.
+// newMuteStage has a worker without a bridge: the test publishes.
 func newMuteStage(t *testing.T) *watchStage {
 	t.Helper()
 	st := newWatchStage(t, memory.Options{})
-	st.testWorker.stop(t)
+	st.stop(t)
 	w := &testWorker{store: memory.New(memory.Options{}), stopped: true}
 	w.Handle = kv.Of(w.store)
 	w.serve(t, st)
@@ -726,7 +712,7 @@ func TestNewLifeOfTheStore(t *testing.T) {
 					w.event()
 				}
 			}
-			st.testWorker.stop(t)
+			st.stop(t)
 			time.Sleep(10 * time.Millisecond) // a worker can't be there again at once
 			st.testWorker = st.startWorker(t, memory.Options{}, 20*time.Millisecond)
 			for i := range writes {

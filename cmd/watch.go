@@ -113,7 +113,7 @@ func (a *app) watch(ctx context.Context, cfg config.Config, opts bus.FollowOptio
 	if err != nil {
 		return err
 	}
-	defer client.Close()
+	defer func() { _ = client.Close() }() // it never fails
 
 	opts.Notify = func(n bus.Notice) { logNotice(ctx, logger, n) }
 	last, _ := opts.Start.Revision()
