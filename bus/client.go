@@ -28,9 +28,9 @@ type ClientOptions struct {
 	Prefix string
 	// Timeout bounds a call whose context has no deadline.
 	Timeout time.Duration
-	// AttemptTimeout is how long a request that may be sent again waits for an
-	// answer, or for the next message of one, before it is. Each further attempt
-	// waits twice as long as the one before.
+	// AttemptTimeout is how long a request that may be sent again, also one of a
+	// watch, waits for an answer, or for the next message of one, before it is.
+	// Each further attempt of a call waits twice as long as the one before.
 	AttemptTimeout time.Duration
 	// RepeatWindow is how long after its first attempt a command with a request id
 	// is sent again when it is not known what came of it. It must be well below

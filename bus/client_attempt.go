@@ -64,7 +64,7 @@ func (c *Client) attempt(ctx context.Context, r *request, patience time.Duration
 		timer     *time.Timer
 		answers   []*nats.Msg
 	)
-	if r.harmless && !r.once && !c.opts.NoRetry {
+	if r.harmless && !c.opts.NoRetry { // the caller of one that is sent once asks again
 		timer = time.NewTimer(patience)
 		defer timer.Stop()
 		impatient = timer.C
