@@ -22,6 +22,7 @@ func (c *Client) call(ctx context.Context, r *request) error {
 	ctx, cancel := c.bounded(ctx)
 	defer cancel()
 	var doubt doubt
+	var refusal error // of the last attempt that was refused
 	patience := c.opts.AttemptTimeout
 	for pause := firstRetry; ; pause = min(2*pause, lastRetry) {
 		start, back := time.Now(), c.calls.back()
@@ -29,11 +30,17 @@ func (c *Client) call(ctx context.Context, r *request) error {
 		switch fate {
 		case answered:
 			return err
+		case refused:
+			refusal = err
 		case unknown:
 			doubt.add(start, err)
 			patience *= 2
 		}
 		if !c.mayRetry(r, err, &doubt) || !c.rest(ctx, pause, back) {
+			if r.harmless && r.window == 0 && refusal != nil && ctx.Err() != nil {
+				// A read has no outcome to be in doubt about.
+				return fmt.Errorf("%w: %w", refusal, ctx.Err())
+			}
 			return giveUp(ctx, r, err, &doubt)
 		}
 	}
