@@ -16,10 +16,10 @@ import (
 )
 
 const (
-	// maxFlights is the number of batches under way. A second one keeps the
-	// server busy while the first one's answer is worked on; more make the
-	// batches smaller, and with them the gain from gathering.
-	maxFlights = 2
+	// maxFlights is the number of batches under way. More make the batches
+	// smaller, and with them the gain from gathering, most of all where each
+	// waits for the disk.
+	maxFlights = 1
 	// maxBatch is the number of commands in a batch, so that none is under way
 	// for long.
 	maxBatch = 4096
