@@ -81,6 +81,24 @@ func (p *process) signal(t *testing.T, s os.Signal) {
 	}
 }
 
+// freeze stops the process, which can be killed but does nothing more, and
+// returns when all its threads stand still.
+func (p *process) freeze(t *testing.T) {
+	t.Helper()
+	p.signal(t, syscall.SIGSTOP)
+	var status syscall.WaitStatus
+	for {
+		_, err := syscall.Wait4(p.cmd.Process.Pid, &status, syscall.WUNTRACED, nil)
+		if errors.Is(err, syscall.EINTR) {
+			continue
+		}
+		if err != nil || !status.Stopped() {
+			t.Fatalf("%s does not stop: %v, %v", p.name, status, err)
+		}
+		return
+	}
+}
+
 // wait returns the exit status.
 func (p *process) wait(t *testing.T) int {
 	t.Helper()

@@ -191,7 +191,7 @@ func TestSecondSignal(t *testing.T) {
 		s := startServer(t, "")
 		w := serveOn(t, s.url, "--drain-timeout", "1h")
 		// A server that is there and does nothing keeps it.
-		s.signal(t, syscall.SIGSTOP)
+		s.freeze(t)
 		w.signal(t, syscall.SIGTERM)
 		w.awaitLog(t, "stopping")
 		w.signal(t, test.signal)
@@ -235,7 +235,7 @@ func TestServerIsLostDuringStop(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, "")
 	w := serveOn(t, s.url, "--drain-timeout", "1h")
-	s.signal(t, syscall.SIGSTOP)
+	s.freeze(t)
 	w.signal(t, syscall.SIGTERM)
 	w.awaitLog(t, "stopping")
 	s.kill()
