@@ -31,7 +31,7 @@ type flight struct {
 	since     time.Time // when it was first appended
 	sent      time.Time // when it was last appended
 	due       time.Time // when it is to be appended again
-	marked    bool
+	marked    bool      // it is appended as a mark
 	sends     int
 	refusals  int // how many of the sends certainly did nothing
 	reason    error

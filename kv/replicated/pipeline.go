@@ -37,7 +37,7 @@ const (
 type pipeline struct {
 	store   *Store
 	subject string
-	marks   string // the subject of marked ones
+	marked  string // the subject of marks
 	inbox   string
 
 	mu      sync.Mutex
@@ -72,7 +72,7 @@ type reader struct {
 func (p *pipeline) init(s *Store) {
 	p.store = s
 	p.launches = make(chan struct{}, 1)
-	p.subject, p.marks = logSubject(s.opts.Prefix), markSubject(s.opts.Prefix)
+	p.subject, p.marked = logSubject(s.opts.Prefix), markSubject(s.opts.Prefix)
 	p.inbox = s.nc.NewInbox()
 }
 
@@ -195,7 +195,7 @@ func (p *pipeline) send(f *flight) {
 	f.due = f.sent.Add(resendDelay)
 	subject := p.subject
 	if f.marked {
-		subject = p.marks
+		subject = p.marked
 	}
 	err := p.store.nc.PublishMsg(&nats.Msg{
 		Subject: subject,

@@ -59,7 +59,7 @@ func (s *Store) keepSnapshots(ctx context.Context) {
 		var err error
 		if full {
 			err = s.makeRoom(ctx)
-		} else if s.snapshotDue() {
+		} else if s.isSnapshotDue() {
 			err = s.Snapshot(ctx)
 		}
 		if err != nil && ctx.Err() == nil {
@@ -70,8 +70,8 @@ func (s *Store) keepSnapshots(ctx context.Context) {
 	}
 }
 
-// snapshotDue reports whether it is for this worker to take a snapshot.
-func (s *Store) snapshotDue() bool {
+// isSnapshotDue reports whether it is for this worker to take a snapshot.
+func (s *Store) isSnapshotDue() bool {
 	var due snapshotDue
 	place := 0
 	if _, err := s.shared.Update(func(m *machine.Machine) {
@@ -114,7 +114,7 @@ func (s *Store) removeOld(ctx context.Context) error {
 func (s *Store) makeRoom(ctx context.Context) error {
 	s.snapshotting.Lock()
 	defer s.snapshotting.Unlock()
-	if err := s.store(ctx); err != nil {
+	if err := s.storeSnapshot(ctx); err != nil {
 		return err
 	}
 	usable, err := s.usable(ctx)

@@ -201,15 +201,15 @@ func (s *Store) read(ctx context.Context, snapshot storedSnapshot, opts machine.
 func (s *Store) Snapshot(ctx context.Context) error {
 	s.snapshotting.Lock()
 	defer s.snapshotting.Unlock()
-	if err := s.store(ctx); err != nil {
+	if err := s.storeSnapshot(ctx); err != nil {
 		return err
 	}
 	return s.removeOld(ctx)
 }
 
-// store stores the present state, unless there is a newer snapshot than the last
+// storeSnapshot stores the present state, unless there is a newer snapshot than the last
 // one that this worker knew of.
-func (s *Store) store(ctx context.Context) error {
+func (s *Store) storeSnapshot(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, snapshotTimeout)
 	defer cancel()
 	stored, err := s.list(ctx)
