@@ -2,15 +2,17 @@ package service_test
 
 import (
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 
 	"kvbus/bus/bustest"
+	"kvbus/kv/replicated"
 )
 
 // count increments one key, which all clients share.
-func count(prefix string) func(nc *nats.Conn, i uint64) error {
+func count(prefix string) asking {
 	request := ask(prefix+".incr.n.", nil)
 	return func(nc *nats.Conn, _ uint64) error { return request(nc, 0) }
 }
@@ -23,15 +25,19 @@ func BenchmarkSyncAlways(b *testing.B) {
 	for i := range conns {
 		conns[i] = bustest.Connect(b, s)
 	}
-	startKV(b, s, "durable", openReplicated(b, s, 1))
+	startKV(b, s, "durable", openReplicated(b, s, replicated.Options{Prefix: "durable"}))
 	bucket := startBucket(b, conns, 1)
+	var contestants []bustest.Contestant
 	for _, system := range []system{
+		{name: "jetstream", set: bucket.put},
 		{name: "durable", set: ask("durable.set.", benchValue)},
 		{name: "counter", set: count("durable")},
-		{name: "jetstream", set: bucket.put},
 	} {
-		b.Run("load/set/"+system.name, func(b *testing.B) { load(b, conns, benchInFlight, system.set) })
+		contestants = append(contestants, bustest.Contestant{Name: system.name, Run: func(n int) time.Duration {
+			return load(b, conns, benchInFlight, n, system.set)
+		}})
 	}
+	b.Run("load/set", func(b *testing.B) { bustest.Compare(b, contestants) })
 }
 
 // BenchmarkCluster compares three nodes, each a server and a worker, with a
@@ -45,12 +51,12 @@ func BenchmarkCluster(b *testing.B) {
 				conns[i] = bustest.Connect(b, servers[i%len(servers)])
 			}
 			for _, s := range servers {
-				startKV(b, s, "durable", openReplicated(b, s, len(servers)))
+				startKV(b, s, "durable", openReplicated(b, s, replicated.Options{Prefix: "durable", Replicas: len(servers)}))
 			}
 			bucket := startBucket(b, conns, len(servers))
 			compare(b, conns, []system{
-				{"durable", ask("durable.get.", nil), ask("durable.set.", benchValue)},
 				{"jetstream", bucket.get, bucket.put},
+				{"durable", ask("durable.get.", nil), ask("durable.set.", benchValue)},
 			})
 		})
 	}

@@ -2,7 +2,6 @@ package service_test
 
 import (
 	"context"
-	"fmt"
 	"strconv"
 	"strings"
 	"sync"
@@ -35,19 +34,16 @@ var benchValue = make([]byte, 128)
 
 func benchKey(i uint64) string { return "bench." + strconv.FormatUint(i%benchKeys, 10) }
 
-// load makes b.N requests, inFlight on each connection at a time.
-func load(b *testing.B, conns []*nats.Conn, inFlight int, request func(nc *nats.Conn, i uint64) error) {
+// load makes n requests, inFlight on each connection at a time, and returns how
+// long that took.
+func load(b *testing.B, conns []*nats.Conn, inFlight, n int, request asking) time.Duration {
 	var next atomic.Uint64
 	var clients sync.WaitGroup
-	b.ResetTimer()
+	began := time.Now()
 	for _, nc := range conns {
 		for range inFlight {
 			clients.Go(func() {
-				for {
-					i := next.Add(1)
-					if i > uint64(b.N) {
-						return
-					}
+				for i := next.Add(1); i <= uint64(n); i = next.Add(1) {
 					if err := request(nc, i); err != nil {
 						b.Error(err)
 						return
@@ -57,11 +53,10 @@ func load(b *testing.B, conns []*nats.Conn, inFlight int, request func(nc *nats.
 		}
 	}
 	clients.Wait()
-	b.StopTimer()
-	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "req/s")
+	return time.Since(began)
 }
 
-func ask(subject string, body []byte) func(nc *nats.Conn, i uint64) error {
+func ask(subject string, body []byte) asking {
 	return func(nc *nats.Conn, i uint64) error {
 		m, err := nc.Request(subject+benchKey(i), body, 10*time.Second)
 		if err != nil {
@@ -82,7 +77,8 @@ func BenchmarkBus(b *testing.B) {
 	}
 	startEcho(b, s)
 	startKV(b, s, "kv", memory.New(memory.Options{}))
-	startKV(b, s, "durable", openReplicated(b, s, 1))
+	startKV(b, s, "durable", openReplicated(b, s, replicated.Options{Prefix: "durable"}))
+	startKV(b, s, "eventual", openReplicated(b, s, replicated.Options{Prefix: "eventual", Consistency: kv.Eventual}))
 	bucket := startBucket(b, conns, 1)
 
 	compare(b, conns, []system{
@@ -90,7 +86,7 @@ func BenchmarkBus(b *testing.B) {
 		{"echo+event", nil, ask("notify.set.", benchValue)},
 		{"kvbus", ask("kv.get.", nil), ask("kv.set.", benchValue)},
 		{"durable", ask("durable.get.", nil), ask("durable.set.", benchValue)},
-		{"eventual", askEventually("durable.get."), nil},
+		{"eventual", ask("eventual.get.", nil), ask("eventual.set.", benchValue)},
 		{"jetstream", bucket.get, bucket.put},
 	})
 }
@@ -98,32 +94,17 @@ func BenchmarkBus(b *testing.B) {
 // A system is one of those that are compared; what it does not do is nil.
 type system struct {
 	name     string
-	get, set func(nc *nats.Conn, i uint64) error
+	get, set asking
 }
 
-// compare runs the systems, each by itself, under a load and with single
-// requests.
+type asking = func(nc *nats.Conn, i uint64) error
+
+// compare lets the systems take turns, under a load and with single requests.
 func compare(b *testing.B, conns []*nats.Conn, systems []system) {
 	for _, system := range systems {
-		if system.set == nil {
-			continue
+		if system.set != nil {
+			load(b, conns[:1], benchInFlight, benchKeys, system.set) // all keys are there
 		}
-		load := make(chan uint64)
-		var clients sync.WaitGroup
-		for range benchInFlight {
-			clients.Go(func() {
-				for i := range load {
-					if err := system.set(conns[0], i); err != nil {
-						b.Error(system.name, err)
-					}
-				}
-			})
-		}
-		for i := range uint64(benchKeys) {
-			load <- i
-		}
-		close(load)
-		clients.Wait()
 	}
 	for _, shape := range []struct {
 		name            string
@@ -132,30 +113,19 @@ func compare(b *testing.B, conns []*nats.Conn, systems []system) {
 		{"load", benchConns, benchInFlight},
 		{"single", 1, 1},
 	} {
-		run := func(op, name string, request func(nc *nats.Conn, i uint64) error) {
-			if request != nil {
-				b.Run(fmt.Sprintf("%s/%s/%s", shape.name, op, name), func(b *testing.B) {
-					load(b, conns[:shape.conns], shape.inFlight, request)
-				})
+		run := func(name string, op func(system) asking) {
+			var contestants []bustest.Contestant
+			for _, system := range systems {
+				if request := op(system); request != nil {
+					contestants = append(contestants, bustest.Contestant{Name: system.name, Run: func(n int) time.Duration {
+						return load(b, conns[:shape.conns], shape.inFlight, n, request)
+					}})
+				}
 			}
+			b.Run(shape.name+"/"+name, func(b *testing.B) { bustest.Compare(b, contestants) })
 		}
-		for _, system := range systems {
-			run("get", system.name, system.get)
-		}
-		for _, system := range systems {
-			run("set", system.name, system.set)
-		}
-	}
-}
-
-// askEventually asks for what the worker has, without a word with the log.
-func askEventually(subject string) func(nc *nats.Conn, i uint64) error {
-	return func(nc *nats.Conn, i uint64) error {
-		m, err := nc.RequestMsg(&nats.Msg{Subject: subject + benchKey(i), Header: nats.Header{bus.HeaderConsistency: {"eventual"}}}, 10*time.Second)
-		if err != nil {
-			return err
-		}
-		return bus.DecodeError(m.Header)
+		run("get", func(s system) asking { return s.get })
+		run("set", func(s system) asking { return s.set })
 	}
 }
 
@@ -190,12 +160,9 @@ func startEcho(b *testing.B, s *server.Server) {
 	}
 }
 
-func openReplicated(b *testing.B, s *server.Server, replicas int) kv.Store {
-	store, err := replicated.Open(b.Context(), bustest.Connect(b, s, nats.InProcessServer(s)), replicated.Options{
-		Prefix:   "durable",
-		Replicas: replicas,
-		Cursor:   watchbridge.Cursor,
-	})
+func openReplicated(b *testing.B, s *server.Server, opts replicated.Options) kv.Store {
+	opts.Cursor = watchbridge.Cursor
+	store, err := replicated.Open(b.Context(), bustest.Connect(b, s, nats.InProcessServer(s)), opts)
 	if err != nil {
 		b.Fatal(err)
 	}
