@@ -100,17 +100,32 @@ type headerSet uint32
 
 func (s headerSet) has(id headerID) bool { return s&(1<<id) != 0 }
 
+// headersOfLength has the headers whose names have that many bytes.
+var headersOfLength = func() (ids [][]headerID) {
+	for id, name := range headerNames {
+		for len(ids) <= len(name) {
+			ids = append(ids, nil)
+		}
+		ids[len(name)] = append(ids[len(name)], headerID(id))
+	}
+	return ids
+}()
+
 // headerIDOf finds a header that the protocol knows. A name of another length
 // is never equal, which keeps Unicode folding (the Kelvin sign for a K) out.
 func headerIDOf(name string) (headerID, bool) {
-	for id, known := range headerNames {
-		if known == name {
-			return headerID(id), true
+	if len(name) >= len(headersOfLength) {
+		return 0, false
+	}
+	ids := headersOfLength[len(name)]
+	for _, id := range ids {
+		if headerNames[id] == name {
+			return id, true
 		}
 	}
-	for id, known := range headerNames {
-		if len(known) == len(name) && strings.EqualFold(known, name) {
-			return headerID(id), true
+	for _, id := range ids {
+		if strings.EqualFold(headerNames[id], name) {
+			return id, true
 		}
 	}
 	return 0, false
