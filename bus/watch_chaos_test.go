@@ -29,13 +29,15 @@ func chaosDuration(t testing.TB) time.Duration {
 	return duration
 }
 
-// Many watchers, some slow and some of them in pages, follow a store that is
-// written to while their connections and those of the publisher are cut. Each of
-// them sees the history of its keys, no more and no less.
-func TestChaos(t *testing.T) {
-	t.Parallel()
-	duration := chaosDuration(t)
-	st := newWatchStage(t, memory.Options{ReplayEvents: 1 << 22, ReplayBytes: 4 << 30})
+// A watching is a watcher with what it selects.
+type watching struct {
+	*watcher
+	opts bus.FollowOptions
+}
+
+// chaosWatchers starts 50 watchers with different filters, spread over clients.
+func chaosWatchers(t *testing.T, st *watchStage, clients []*bus.Client) []watching {
+	t.Helper()
 	selections := []bus.FollowOptions{
 		{},
 		{Prefix: "k.1"},
@@ -48,17 +50,22 @@ func TestChaos(t *testing.T) {
 		{Filter: parseFilter(t, "other")},
 		{Start: kv.After(0), MaxPendingBytes: 1000},
 	}
-	const watchers = 50
-	type watching struct {
-		*watcher
-		opts bus.FollowOptions
-	}
-	var all []watching
-	clients := []*bus.Client{st.client(t), st.client(t), st.client(t), st.client(t), st.client(t)}
-	for i := range watchers {
+	all := make([]watching, 50)
+	for i := range all {
 		opts := selections[i%len(selections)]
-		all = append(all, watching{st.follow(t, clients[i/10], quick(opts)), opts})
+		all[i] = watching{st.follow(t, clients[i/len(selections)%len(clients)], quick(opts)), opts}
 	}
+	return all
+}
+
+// Many watchers, some slow and some of them in pages, follow a store that is
+// written to while their connections and those of the publisher are cut. Each of
+// them sees the history of its keys, no more and no less.
+func TestChaos(t *testing.T) {
+	t.Parallel()
+	duration := chaosDuration(t)
+	st := newWatchStage(t, memory.Options{ReplayEvents: 1 << 22, ReplayBytes: 4 << 30})
+	all := chaosWatchers(t, st, []*bus.Client{st.client(t), st.client(t), st.client(t), st.client(t), st.client(t)})
 
 	end := time.Now().Add(duration)
 	var busy sync.WaitGroup
@@ -113,5 +120,5 @@ func TestChaos(t *testing.T) {
 			t.Errorf("%+v: %d changes too many", w.opts, extra)
 		}
 	}
-	t.Logf("%d events given to %d watchers", total, watchers)
+	t.Logf("%d events given to %d watchers", total, len(all))
 }

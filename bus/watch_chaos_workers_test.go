@@ -27,6 +27,8 @@ type sharedWorker struct {
 	name   string
 	server *server.Server
 	proxy  *bustest.Proxy
+	// replicas is the number of servers that hold the log.
+	replicas int
 
 	nc      *nats.Conn
 	store   *replicated.Store
@@ -34,9 +36,9 @@ type sharedWorker struct {
 	bridge  *watchbridge.Bridge
 }
 
-func newSharedWorker(t testing.TB, s *server.Server, name string) *sharedWorker {
+func newSharedWorker(t testing.TB, s *server.Server, name string, replicas int) *sharedWorker {
 	t.Helper()
-	w := &sharedWorker{name: name, server: s, proxy: bustest.StartProxy(t, s.Addr().String())}
+	w := &sharedWorker{name: name, server: s, proxy: bustest.StartProxy(t, s.Addr().String()), replicas: replicas}
 	w.start(t)
 	t.Cleanup(func() { w.kill(t) })
 	return w
@@ -51,7 +53,7 @@ func (w *sharedWorker) start(t testing.TB) {
 	if w.nc, err = nats.Connect(w.proxy.URL(), append(reconnecting(), nats.ReconnectBufSize(-1))...); err != nil {
 		t.Fatal(err)
 	}
-	opts := replicated.Options{ReplayEvents: 1 << 22, ReplayBytes: 4 << 30, Cursor: watchbridge.Cursor, Timeout: 2 * time.Second}
+	opts := replicated.Options{Replicas: w.replicas, ReplayEvents: 1 << 22, ReplayBytes: 4 << 30, Cursor: watchbridge.Cursor, Timeout: 2 * time.Second}
 	if w.store, err = replicated.Open(ctx, w.nc, opts); err != nil {
 		t.Fatal(err)
 	}
@@ -93,18 +95,21 @@ func (w *sharedWorker) kill(t testing.TB) {
 func (w *sharedWorker) cutOff() { w.proxy.Redirect("127.0.0.1:1") } // nobody is there
 func (w *sharedWorker) join()   { w.proxy.Redirect(w.server.Addr().String()) }
 
-// whoPublishes finds out which of two workers is elected, while there are writes.
+// whoPublishes finds out which of the workers is elected, while there are writes,
+// and returns another one as well.
 func whoPublishes(t testing.TB, workers []*sharedWorker) (publisher, other *sharedWorker) {
 	t.Helper()
-	a, b := workers[0], workers[1]
-	beforeA, beforeB := a.bridge.Stats().Published, b.bridge.Stats().Published
+	before := make([]uint64, len(workers))
+	for i, w := range workers {
+		before[i] = w.bridge.Stats().Published
+	}
 	for late := time.Now().Add(3 * watchPatience); ; time.Sleep(time.Millisecond) {
-		switch {
-		case a.bridge.Stats().Published > beforeA:
-			return a, b
-		case b.bridge.Stats().Published > beforeB:
-			return b, a
-		case time.Now().After(late):
+		for i, w := range workers {
+			if w.bridge.Stats().Published > before[i] {
+				return w, workers[(i+1)%len(workers)]
+			}
+		}
+		if time.Now().After(late) {
 			t.Fatal("no worker publishes")
 		}
 	}
@@ -121,33 +126,38 @@ func awaitWrites(t testing.TB, written *atomic.Int64) {
 	}
 }
 
-// Two workers share a log. The one that publishes is killed and started again, or
-// cut off for longer than JetStream waits for it, and the other one is killed too,
-// while clients write and watchers lose their connections. Each watcher sees the
-// history of its keys.
+// Workers share a log. The one that publishes is killed and started again, or cut
+// off for longer than JetStream waits for it, and another one is killed too, while
+// clients write and watchers lose their connections. Each watcher sees the history
+// of its keys.
 func TestChaosOfWorkers(t *testing.T) {
 	t.Parallel()
-	duration := chaosDuration(t)
-	s := bustest.StartServer(t, jetStream(t))
-	workers := []*sharedWorker{newSharedWorker(t, s, "one"), newSharedWorker(t, s, "other")}
-	st := &watchStage{server: s, proxy: bustest.StartProxy(t, s.Addr().String()), subjects: defaultSubjects(t)}
+	t.Run("one server", func(t *testing.T) {
+		t.Parallel()
+		s := bustest.StartServer(t, jetStream(t))
+		chaosOfWorkers(t, []*server.Server{s}, []*sharedWorker{newSharedWorker(t, s, "one", 1), newSharedWorker(t, s, "other", 1)})
+	})
+	t.Run("cluster", func(t *testing.T) {
+		t.Parallel()
+		servers := bustest.StartCluster(t, server.Options{})
+		workers := make([]*sharedWorker, len(servers))
+		for i, s := range servers {
+			workers[i] = newSharedWorker(t, s, fmt.Sprint("worker-", i), len(servers))
+		}
+		chaosOfWorkers(t, servers, workers)
+	})
+}
 
-	selections := []bus.FollowOptions{
-		{},
-		{Filter: parseFilter(t, "k.*.a")},
-		{Prefix: "k.1", MaxPending: 50},
-		{Start: kv.After(0), PageSize: 30},
+func chaosOfWorkers(t *testing.T, servers []*server.Server, workers []*sharedWorker) {
+	duration := chaosDuration(t)
+	var stages []*watchStage
+	var clients []*bus.Client
+	for _, s := range servers {
+		st := &watchStage{server: s, proxy: bustest.StartProxy(t, s.Addr().String()), subjects: defaultSubjects(t)}
+		stages = append(stages, st)
+		clients = append(clients, st.client(t), st.client(t))
 	}
-	type watching struct {
-		*watcher
-		opts bus.FollowOptions
-	}
-	var all []watching
-	clients := []*bus.Client{st.client(t), st.client(t)}
-	for i := range 4 * len(selections) {
-		opts := selections[i%len(selections)]
-		all = append(all, watching{st.follow(t, clients[i%2], quick(opts)), opts})
-	}
+	all := chaosWatchers(t, stages[0], clients)
 
 	stop := make(chan struct{})
 	var busy sync.WaitGroup
@@ -155,7 +165,7 @@ func TestChaosOfWorkers(t *testing.T) {
 	defer ending()
 	var written, unknown atomic.Int64
 	for writer := range 4 {
-		store := kv.Of(newClient(t, bustest.Connect(t, s), bus.ClientOptions{Timeout: 5 * time.Second, AttemptTimeout: time.Second}))
+		store := kv.Of(newClient(t, bustest.Connect(t, servers[writer%len(servers)]), bus.ClientOptions{Timeout: 5 * time.Second, AttemptTimeout: time.Second}))
 		busy.Go(func() {
 			for i := 0; ; i++ {
 				select {
@@ -192,7 +202,7 @@ func TestChaosOfWorkers(t *testing.T) {
 			case <-stop:
 				return
 			case <-time.After(rand.N(500 * time.Millisecond)):
-				st.proxy.Cut()
+				stages[rand.N(len(stages))].proxy.Cut()
 			}
 		}
 	})
@@ -219,8 +229,8 @@ func TestChaosOfWorkers(t *testing.T) {
 	}
 	ending()
 
-	// The last word is that of a client, so that both workers have all before it.
-	last := kv.Of(newClient(t, bustest.Connect(t, s), bus.ClientOptions{Timeout: 3 * watchPatience}))
+	// The last word is that of a client, so that all workers have all before it.
+	last := kv.Of(newClient(t, bustest.Connect(t, servers[0]), bus.ClientOptions{Timeout: 3 * watchPatience}))
 	revision, err := last.Set(t.Context(), "k.1.a", "the last")
 	if err != nil {
 		t.Fatal(err)
