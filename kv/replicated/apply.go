@@ -35,13 +35,8 @@ func (s *Store) apply(sequence uint64, now int64, b *batch, size int) {
 		return // closed
 	}
 	s.positions.add(revision)
-	if own {
-		switch verdict {
-		case accepted:
-			s.appended.complete(b.Number, outcomes)
-		case outOfOrder:
-			s.appended.resend()
-		}
+	if own && verdict == accepted {
+		s.appended.complete(b.Number, outcomes)
 	}
 	wake.Up()
 	s.deadline.set(due)

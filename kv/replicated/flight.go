@@ -37,6 +37,9 @@ type flight struct {
 	reason    error
 }
 
+// members returns how many wait for the batch.
+func (f *flight) members() int { return len(f.proposals) + len(f.readers) }
+
 // refused notes that a send did nothing.
 func (f *flight) refused(reason error) {
 	f.refusals++

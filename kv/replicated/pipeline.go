@@ -16,10 +16,6 @@ import (
 )
 
 const (
-	// maxFlights is the number of batches under way. More make the batches
-	// smaller, and with them the gain from gathering, most of all where each
-	// waits for the disk.
-	maxFlights = 1
 	// maxBatch is the number of commands in a batch, so that none is under way
 	// for long.
 	maxBatch = 4096
@@ -33,7 +29,9 @@ const (
 )
 
 // A pipeline appends commands to the log, in batches, and holds those that wait
-// for their result, and the reads that wait for a batch.
+// for their result, and the reads that wait for a batch. One batch is under way at
+// a time: more make the batches smaller, and with them the gain from gathering,
+// most of all where each waits for the disk.
 type pipeline struct {
 	store   *Store
 	subject string
@@ -43,9 +41,10 @@ type pipeline struct {
 	mu      sync.Mutex
 	queue   []proposal
 	readers []reader
-	flights []*flight // the oldest first
-	number  uint64    // of the last batch
-	waiting int       // commands and reads in all of the above
+	flight  *flight // nil while none is under way
+	number  uint64  // of the last batch
+	waiting int     // commands and reads in all of the above
+	gather  gathering
 	closed  error
 	failing time.Time // since when requests are given up; zero while they are not
 	silent  time.Time // when JetStream last said nothing to one of them
@@ -88,8 +87,9 @@ func (p *pipeline) submit(cmd kv.Command, done func(kv.Result, error)) {
 			return fmt.Errorf("%w: the command takes %d bytes of the log, a record carries %d", kv.ErrValueTooLarge, size, limit)
 		}
 		p.waiting++
-		p.queue = append(p.queue, proposal{cmd, done, time.Now()})
-		p.launchSoon()
+		now := time.Now()
+		p.queue = append(p.queue, proposal{cmd, done, now})
+		p.launchSoon(now)
 		return nil
 	}()
 	if err != nil {
@@ -106,8 +106,9 @@ func (p *pipeline) read(done func(error)) {
 			return err
 		}
 		p.waiting++
-		p.readers = append(p.readers, reader{done, time.Now()})
-		p.launchSoon()
+		now := time.Now()
+		p.readers = append(p.readers, reader{done, now})
+		p.launchSoon(now)
 		return nil
 	}()
 	if err != nil {
@@ -128,13 +129,16 @@ func (p *pipeline) admit() error {
 // room is how many bytes of commands a record carries.
 func (p *pipeline) room() int { return int(p.store.nc.MaxPayload()) - recordOverhead }
 
-// launchSoon has what waits appended by another goroutine, as long as few enough
-// batches are under way.
-func (p *pipeline) launchSoon() {
-	if len(p.flights) < maxFlights && len(p.queue)+len(p.readers) > 0 {
+// launchSoon has what waits appended by another goroutine, unless a batch is under
+// way or the next one is being gathered.
+func (p *pipeline) launchSoon(now time.Time) {
+	if n := p.queued(); p.flight == nil && n > 0 && p.gather.over(now, n) {
 		signal(p.launches)
 	}
 }
+
+// queued returns how many commands and reads wait for the next batch.
+func (p *pipeline) queued() int { return len(p.queue) + len(p.readers) }
 
 // run appends what waits, until ctx ends. Before it does, it lets those run that
 // are about to add to it: the batches are twice as large under load, and the
@@ -154,9 +158,10 @@ func (p *pipeline) run(ctx context.Context) {
 	}
 }
 
-// launch appends what waits, as long as few enough batches are under way.
+// launch appends what waits, or as much of it as a record carries, unless a batch
+// is under way.
 func (p *pipeline) launch() {
-	for len(p.flights) < maxFlights && len(p.queue)+len(p.readers) > 0 {
+	if p.flight == nil && p.queued() > 0 {
 		room, n := p.room(), 0
 		for n < min(len(p.queue), maxBatch) {
 			if room -= commandSize(&p.queue[n].cmd); room < 0 && n > 0 {
@@ -165,13 +170,12 @@ func (p *pipeline) launch() {
 			n++
 		}
 		p.number++
-		f := &flight{number: p.number, proposals: p.queue[:n:n], readers: p.readers, since: time.Now(), marked: p.store.marks.due()}
-		p.flights = append(p.flights, f)
+		p.flight = &flight{number: p.number, proposals: p.queue[:n:n], readers: p.readers, since: time.Now(), marked: p.store.marks.due()}
 		p.readers = nil
 		if p.queue = p.queue[n:]; len(p.queue) == 0 {
 			p.queue = nil
 		}
-		p.send(f)
+		p.send(p.flight)
 	}
 	if !p.ticking && p.waiting > 0 {
 		p.ticking = true
@@ -185,7 +189,7 @@ func (p *pipeline) launch() {
 
 // send appends a batch, once more or for the first time.
 func (p *pipeline) send(f *flight) {
-	b := batch{Worker: p.store.id, Number: f.number, Base: p.flights[0].number, Commands: make([]kv.Command, len(f.proposals))}
+	b := batch{Worker: p.store.id, Number: f.number, Base: f.number, Commands: make([]kv.Command, len(f.proposals))}
 	for i := range f.proposals {
 		b.Commands[i] = f.proposals[i].cmd
 	}
@@ -225,31 +229,26 @@ func (p *pipeline) acknowledged(m *nats.Msg) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, f := range p.flights {
-		if f.number == n {
-			f.refused(reason)
-		}
+	if f := p.flight; f != nil && f.number == n {
+		f.refused(reason)
 	}
 }
 
 // complete answers a batch that was applied.
 func (p *pipeline) complete(number uint64, outcomes []outcome) {
 	p.mu.Lock()
-	var landed *flight
-	for i, f := range p.flights {
-		if f.number == number {
-			landed = f
-			p.flights = append(p.flights[:i:i], p.flights[i+1:]...)
-			p.waiting -= len(f.proposals) + len(f.readers)
-			p.succeeds()
-			break
-		}
-	}
-	p.launchSoon()
-	p.mu.Unlock()
-	if landed == nil {
+	landed := p.flight
+	if landed == nil || landed.number != number {
+		p.mu.Unlock()
 		return // it was given up before
 	}
+	p.flight = nil
+	p.waiting -= landed.members()
+	p.succeeds()
+	now := time.Now()
+	p.gather.begin(now, now.Sub(landed.sent), landed.members()+p.queued(), p.gathered)
+	p.launchSoon(now)
+	p.mu.Unlock()
 	for i, proposal := range landed.proposals {
 		proposal.done(outcomes[i].result, outcomes[i].err)
 	}
@@ -258,33 +257,20 @@ func (p *pipeline) complete(number uint64, outcomes []outcome) {
 	}
 }
 
-// resend appends all batches under way again, in order, because the first one is
-// missing in the log. It does so at most every resendRefused: until the first
-// one gets through, all others that do only ask for this.
-func (p *pipeline) resend() {
+// gathered has what waits appended once those that were waited for had their time.
+func (p *pipeline) gathered() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.flights) == 0 {
-		return
-	}
-	if again := p.flights[0].sent.Add(resendRefused); time.Now().Before(again) {
-		p.flights[0].due = again
-		return
-	}
-	p.sendAll()
+	p.launchSoon(time.Now())
 }
 
-// reconnected appends all batches under way again: what the old connection had
-// may be lost.
+// reconnected appends the batch under way again: what the old connection had may
+// be lost.
 func (p *pipeline) reconnected() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.sendAll()
-}
-
-func (p *pipeline) sendAll() {
-	for _, f := range p.flights {
-		p.send(f)
+	if p.flight != nil {
+		p.send(p.flight)
 	}
 }
 
@@ -296,9 +282,8 @@ func (p *pipeline) look() {
 	limit := now.Add(-p.store.opts.Timeout)
 	var given []func()
 
-	for len(p.flights) > 0 && p.flights[0].since.Before(limit) {
-		f := p.flights[0]
-		p.flights = p.flights[1:]
+	if f := p.flight; f != nil && f.since.Before(limit) {
+		p.flight = nil
 		p.fails(f.verdict())
 		given = append(given, p.give(f.proposals, f.readers, f.verdict()))
 	}
@@ -315,8 +300,8 @@ func (p *pipeline) look() {
 		given = append(given, p.give(p.queue[:unsent], p.readers[:unread], err))
 		p.queue, p.readers = p.queue[unsent:], p.readers[unread:]
 	}
-	if len(p.flights) > 0 && p.flights[0].due.Before(now) {
-		p.sendAll()
+	if p.flight != nil && p.flight.due.Before(now) {
+		p.send(p.flight)
 	}
 	p.ticking = false
 	p.launch()
@@ -383,12 +368,13 @@ func (p *pipeline) close(err error) {
 	if p.ticker != nil {
 		p.ticker.Stop()
 	}
-	given := []func(){}
-	for _, f := range p.flights {
+	p.gather.stop()
+	var given []func()
+	if f := p.flight; f != nil {
 		given = append(given, p.give(f.proposals, f.readers, f.verdict()))
 	}
 	given = append(given, p.give(p.queue, p.readers, err))
-	p.flights, p.queue, p.readers = nil, nil, nil
+	p.flight, p.queue, p.readers = nil, nil, nil
 	p.mu.Unlock()
 	for _, done := range given {
 		done()

@@ -22,7 +22,7 @@ type verdict uint8
 const (
 	accepted   verdict = iota
 	repeated           // it was applied before
-	outOfOrder         // the one before it is missing; its worker appends both again
+	outOfOrder         // the one before it is missing; a worker with one batch under way has none
 )
 
 // judge decides about a batch that came at the time now, in Unix nanoseconds,

@@ -1,0 +1,49 @@
+package replicated
+
+import "time"
+
+const (
+	// gatherShare is the part of a batch's time for which the next one waits at
+	// most: half of it.
+	gatherShare = 2
+	// gatherFrom is the shortest wait that is worth a timer. Those who come again
+	// after a faster batch are gathered while it is under way.
+	gatherFrom = 500 * time.Microsecond
+)
+
+// A gathering is the short time after a batch was answered in which those whom it
+// answered may come again. The next batch waits for them: else they would miss it,
+// and two halves would take turns, each waiting for the batch of the other. It is
+// over when as many wait as were answered and waited before.
+type gathering struct {
+	expected int       // so many may come, with those who wait already
+	until    time.Time // it ends then at the latest
+	timer    *time.Timer
+}
+
+// begin starts the time after a batch that took so long, and calls end when it has
+// passed. Whether all have come before is seen by asking.
+func (g *gathering) begin(now time.Time, took time.Duration, expected int, end func()) {
+	wait := took / gatherShare
+	if wait < gatherFrom {
+		g.until = time.Time{}
+		return
+	}
+	g.expected, g.until = expected, now.Add(wait)
+	if g.timer == nil {
+		g.timer = time.AfterFunc(wait, end)
+	} else {
+		g.timer.Reset(wait)
+	}
+}
+
+// over reports whether a batch may go that has so many members.
+func (g *gathering) over(now time.Time, members int) bool {
+	return members >= g.expected || !now.Before(g.until)
+}
+
+func (g *gathering) stop() {
+	if g.timer != nil {
+		g.timer.Stop()
+	}
+}

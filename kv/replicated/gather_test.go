@@ -1,0 +1,48 @@
+package replicated
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func TestGathering(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var g gathering
+		ended := 0
+		end := func() { ended++ }
+		if !g.over(time.Now(), 1) {
+			t.Error("the first batch is to wait")
+		}
+
+		g.begin(time.Now(), 2*gatherFrom-1, 3, end)
+		if !g.over(time.Now(), 1) {
+			t.Error("what comes after a fast batch is to wait")
+		}
+
+		g.begin(time.Now(), 10*time.Millisecond, 3, end)
+		if g.over(time.Now(), 2) {
+			t.Error("two of three are all")
+		}
+		if !g.over(time.Now(), 3) {
+			t.Error("three of three are not all")
+		}
+		time.Sleep(5*time.Millisecond - 1)
+		synctest.Wait()
+		if g.over(time.Now(), 2) || ended > 0 {
+			t.Error("it ends before half of the time of the batch")
+		}
+		time.Sleep(1)
+		synctest.Wait()
+		if !g.over(time.Now(), 2) || ended != 1 {
+			t.Errorf("after half of the time of the batch it is not over; it ended %d times", ended)
+		}
+
+		g.begin(time.Now(), 10*time.Millisecond, 3, end)
+		g.stop()
+		time.Sleep(time.Second)
+		if ended != 1 {
+			t.Error("it ends after it was stopped")
+		}
+	})
+}
