@@ -345,13 +345,16 @@ func (p *pipeline) succeeds() {
 // the lock. They no longer wait.
 func (p *pipeline) give(proposals []proposal, readers []reader, err error) func() {
 	p.waiting -= len(proposals) + len(readers)
+	unread := fmt.Errorf("%w: %w", kv.ErrUnavailable, err)
+	if errors.Is(err, kv.ErrTimeout) {
+		unread = fmt.Errorf("%w: %v", kv.ErrUnavailable, err) // a read has no outcome that could be unknown
+	}
 	return func() {
 		for _, proposal := range proposals {
 			proposal.done(kv.Result{}, err)
 		}
 		for _, reader := range readers {
-			// A read has no outcome that could be unknown.
-			reader.done(fmt.Errorf("%w: %w", kv.ErrUnavailable, err))
+			reader.done(unread)
 		}
 	}
 }
