@@ -57,9 +57,11 @@ func (s *Shared) Update(f func(m *Machine)) (Wake, error) {
 }
 
 // Replace puts another machine, which is further on, in the place of the
-// present one. Watchers go on in its ring.
-func (s *Shared) Replace(m *Machine) {
+// present one, and calls also, under the same lock, for what belongs to it.
+// Watchers go on in its ring.
+func (s *Shared) Replace(m *Machine, also func()) {
 	s.mu.Lock()
+	also()
 	s.machine.Store(m)
 	wake := s.wake()
 	s.mu.Unlock()

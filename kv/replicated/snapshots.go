@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -141,15 +142,18 @@ func (s *Store) restore(ctx context.Context, upTo uint64, opts machine.Options) 
 // adopt makes m, which is as the header says, the present machine. The lock of
 // the feed is held, unless the feed was not started yet.
 func (s *Store) adopt(header snapshotHeader, m *machine.Machine) {
-	s.sessions = header.sessions()
-	s.applied.Store(header.Sequence)
 	s.feed.newest = max(s.feed.newest, header.Time)
 	s.positions.reset(header.Sequence, header.Revision)
-	s.due.reset(header.Sequence)
+	also := func() {
+		s.sessions = header.sessions()
+		s.applied.Store(header.Sequence)
+		s.due.reset(header.Sequence)
+	}
 	if s.shared == nil {
+		also()
 		s.shared = machine.Share(m)
 	} else {
-		s.shared.Replace(m)
+		s.shared.Replace(m, also)
 	}
 	s.deadline.set(m.DeadlineBound())
 }
@@ -219,7 +223,7 @@ func (s *Store) storeSnapshot(ctx context.Context) error {
 	var (
 		header snapshotHeader
 		view   *machine.View
-		bytes  int64
+		before snapshotDue
 	)
 	start := time.Now()
 	s.feed.mu.Lock() // or another machine could be adopted between its parts
@@ -230,7 +234,7 @@ func (s *Store) storeSnapshot(ctx context.Context) error {
 		}
 		view = m.View()
 		header = s.header(view)
-		bytes = s.due.bytes
+		before = s.due
 	})
 	s.feed.mu.Unlock()
 	if err != nil || view == nil {
@@ -239,16 +243,20 @@ func (s *Store) storeSnapshot(ctx context.Context) error {
 	defer view.Close()
 	header.Requests = slices.Collect(view.Requests())
 	reader, writer := io.Pipe()
-	go func() { writer.CloseWithError(writeSnapshot(writer, header, view.All())) }()
+	var writing sync.WaitGroup
+	writing.Go(func() { writer.CloseWithError(writeSnapshot(writer, header, view.All())) })
 	info, err := s.snapshots.Put(ctx, jetstream.ObjectMeta{Name: fmt.Sprintf("%s%020d", snapshotPrefix, header.Sequence)}, reader)
 	// The writer ends even if nobody has read all.
 	_ = reader.Close() // never fails
+	writing.Wait()     // it reads the view
 	if err != nil {
 		return fmt.Errorf("store the snapshot: %w", err)
 	}
 	s.logger.Info("snapshot stored", "sequence", header.Sequence, "revision", header.Revision, "keys", header.Keys, "bytes", info.Size, "took", time.Since(start))
 	_, err = s.shared.Update(func(*machine.Machine) {
-		s.due = snapshotDue{sequence: header.Sequence, bytes: s.due.bytes - bytes, since: start}
+		if s.due.sequence == before.sequence { // and no other one was loaded meanwhile
+			s.due = snapshotDue{sequence: header.Sequence, bytes: s.due.bytes - before.bytes, since: start}
+		}
 	})
 	return err
 }
