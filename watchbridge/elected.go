@@ -66,6 +66,9 @@ type Log interface {
 	RevisionAfter(ctx context.Context, sequence uint64) (uint64, error)
 	// Applied is the sequence of the last record that this worker has applied.
 	Applied() uint64
+	// Published is the sequence of the last mark that was acknowledged on the
+	// consumer cursor, by any worker: the events up to it are published.
+	Published(ctx context.Context, cursor string) (uint64, error)
 	// Closed is closed when the store is.
 	Closed() <-chan struct{}
 	// Events copies recent events after a revision into buf and returns how many
@@ -130,7 +133,7 @@ func (b *Bridge) publishElected(ctx context.Context, nc *nats.Conn, log Log) err
 	defer messages.Stop()
 	defer end()
 
-	p := &publisher{bridge: b, nc: nc, log: log, consumer: consumer, seen: time.Now()}
+	p := &publisher{bridge: b, nc: nc, log: log, seen: time.Now()}
 	defer p.leaveHistory()
 	check := time.NewTicker(publisherCheck)
 	defer check.Stop()

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"kvbus/bus"
 )
@@ -108,13 +107,9 @@ func (p *pulse) beatIdle(ctx context.Context) {
 func (p *pulse) acknowledged(ctx context.Context) (uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, confirmTimeout)
 	defer cancel()
-	js, err := jetstream.New(p.nc)
+	published, err := p.log.Published(ctx, Cursor)
 	if err != nil {
 		return 0, err
 	}
-	consumer, err := js.Consumer(ctx, p.log.Stream(), Cursor)
-	if err != nil {
-		return 0, err
-	}
-	return p.log.RevisionAfter(ctx, consumer.CachedInfo().AckFloor.Stream)
+	return p.log.RevisionAfter(ctx, published)
 }

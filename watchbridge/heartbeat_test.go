@@ -164,11 +164,22 @@ func TestWorkersShareTheHeartbeat(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for _, store := range stores {
-		beating(t, s, store, 10*time.Millisecond, idle)
-	}
+	beating(t, s, stores[0], 10*time.Millisecond, idle)
 	if beat := awaitBeat(t, beats, 7); beat.Epoch != "" {
 		t.Errorf("a durable store has the epoch %q", beat.Epoch)
+	}
+	// The others know what is acknowledged, a little after it is published.
+	for published, ctx := uint64(0), t.Context(); published < 7; {
+		sequence, err := stores[0].Published(ctx, watchbridge.Cursor)
+		if err == nil {
+			published, err = stores[0].RevisionAfter(ctx, sequence)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, store := range stores[1:] {
+		beating(t, s, store, 10*time.Millisecond, idle)
 	}
 	stores[1].Close()
 	const count = 10

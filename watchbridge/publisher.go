@@ -29,10 +29,9 @@ var errOvertaken = errors.New("another worker has published the next events")
 // A publisher publishes the events of the records that were given to this worker
 // in one session.
 type publisher struct {
-	bridge   *Bridge
-	nc       *nats.Conn
-	log      Log
-	consumer jetstream.Consumer
+	bridge *Bridge
+	nc     *nats.Conn
+	log    Log
 
 	pin      string // the id of its election; empty while it is not elected
 	last     uint64 // sequence of the last mark that it was given
@@ -101,6 +100,7 @@ func (p *publisher) check(ctx context.Context) error {
 		p.bridge.logger.Info("another worker publishes events")
 		p.leaveHistory()
 		p.pin = ""
+		p.bridge.mark.Store(nil)
 	}
 	unmarked, err := p.unmarked(ctx, marked)
 	if err != nil || !unmarked {
@@ -142,11 +142,11 @@ type history struct {
 // is given were given to the publisher before, and would come again much later.
 func (p *publisher) resume(ctx context.Context) error {
 	p.leaveHistory()
-	info, err := p.consumer.Info(ctx)
+	published, err := p.log.Published(ctx, Cursor)
 	if err != nil {
 		return err
 	}
-	p.sequence = info.AckFloor.Stream
+	p.sequence = published
 	b := p.bridge
 	before, err := p.log.RevisionAfter(ctx, p.sequence)
 	if errors.Is(err, kv.ErrCompacted) { // too long ago for this worker to know
@@ -256,11 +256,11 @@ func (p *publisher) leaveHistory() {
 // be had, unless another worker has published them meanwhile.
 func (p *publisher) passOver(ctx context.Context, sequence uint64) error {
 	p.leaveHistory()
-	info, err := p.consumer.Info(ctx)
+	published, err := p.log.Published(ctx, Cursor)
 	if err != nil {
 		return err
 	}
-	if info.AckFloor.Stream > p.sequence {
+	if published > p.sequence {
 		return errOvertaken
 	}
 	revision, err := p.log.RevisionAfter(ctx, sequence)

@@ -155,7 +155,10 @@ func (f *feed) received(m *nats.Msg) {
 		return
 	}
 	f.mu.Lock()
-	err = f.fetchUpTo(ctx, record.sequence-1)
+	err = ctx.Err() // it may have been stopped meanwhile
+	if err == nil {
+		err = f.fetchUpTo(ctx, record.sequence-1)
+	}
 	if err == nil {
 		err = f.take(record)
 	}

@@ -60,7 +60,7 @@ func (s *Store) readLog(ctx context.Context, next uint64, take func(logRecord) e
 	if err != nil {
 		return err
 	}
-	if err := s.nc.PublishRequest("$JS.API.DIRECT.GET."+streamName(s.opts.Prefix), inbox, query); err != nil {
+	if err := s.nc.PublishRequest(directGetSubject(s.opts.Prefix), inbox, query); err != nil {
 		return err
 	}
 	for first := next; ; next++ {

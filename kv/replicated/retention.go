@@ -90,6 +90,9 @@ func (s *Store) isSnapshotDue() bool {
 // removeOld removes snapshots and log records that nobody needs any more: those
 // before the last snapshots of which all events are published.
 func (s *Store) removeOld(ctx context.Context) error {
+	if err := s.removeRemains(ctx, snapshotTimeout); err != nil {
+		return err
+	}
 	usable, err := s.usable(ctx)
 	if err != nil || len(usable) < snapshotsKept {
 		return err
@@ -99,9 +102,6 @@ func (s *Store) removeOld(ctx context.Context) error {
 			return fmt.Errorf("remove the snapshot %s: %w", snapshot.name, err)
 		}
 	}
-	if err := s.removeRemains(ctx, snapshotTimeout); err != nil {
-		return err
-	}
 	oldest := usable[snapshotsKept-1].sequence
 	if oldest <= s.opts.LogTail {
 		return nil
@@ -110,13 +110,40 @@ func (s *Store) removeOld(ctx context.Context) error {
 }
 
 // makeRoom removes all of the log that is not needed to start from the newest
-// snapshot, which it takes, and reads again before it relies on it alone.
+// snapshot, which it takes if it can, and reads again before it relies on it alone.
 func (s *Store) makeRoom(ctx context.Context) error {
 	s.snapshotting.Lock()
 	defer s.snapshotting.Unlock()
-	if err := s.storeSnapshot(ctx); err != nil {
-		return err
+	err := s.storeSnapshot(ctx)
+	if err != nil {
+		err = errors.Join(err, s.removeRemains(ctx, snapshotTimeout))
 	}
+	return errors.Join(err, s.purgeToNewest(ctx), s.markEnd(ctx))
+}
+
+// markEnd appends a mark to a log that is full: without it nobody could say that
+// the events of the last records are published. It is small, and has room where
+// the last batch had none.
+func (s *Store) markEnd(ctx context.Context) error {
+	if s.Marked() >= s.applied.Load() {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	s.ends++
+	b := batch{Worker: s.id + "-end", Number: s.ends, Base: s.ends}
+	m, err := s.nc.RequestWithContext(ctx, markSubject(s.opts.Prefix), b.append(nil))
+	if err == nil {
+		_, err = acknowledgement(m)
+	}
+	if err != nil {
+		return fmt.Errorf("append a mark: %w", err)
+	}
+	return nil
+}
+
+// purgeToNewest removes the log before the newest snapshot that can be read.
+func (s *Store) purgeToNewest(ctx context.Context) error {
 	usable, err := s.usable(ctx)
 	if err != nil {
 		return err

@@ -29,9 +29,6 @@ const (
 	snapshotPrefix = "snapshot-"
 )
 
-// errNoCursor says that nothing tells how far the events are published.
-var errNoCursor = errors.New("the log has no cursor of the events")
-
 // A storedSnapshot is one in the object store.
 type storedSnapshot struct {
 	name     string
@@ -88,7 +85,15 @@ func (s *Store) load(ctx context.Context) error {
 		return err
 	}
 	header, m, err := s.restore(ctx, published, s.machineOptions())
+	if errors.Is(err, errRemoved) && !transient(err) && published < math.MaxUint64 {
+		// The cursor is older than all there is, as after it was made anew.
+		s.logger.Warn("no snapshot leads to the events that are not known to be published", "published_record", published)
+		header, m, err = s.restore(ctx, math.MaxUint64, s.machineOptions())
+	}
 	if err != nil {
+		return err
+	}
+	if err := s.catchUp(ctx, header.Sequence); err != nil {
 		return err
 	}
 	s.adopt(header, m)
@@ -139,6 +144,22 @@ func (s *Store) restore(ctx context.Context, upTo uint64, opts machine.Options) 
 	return snapshotHeader{}, machine.New(opts), nil
 }
 
+// catchUp lets the log go on after a snapshot that is newer than its end: that was
+// not yet on the disk when the power of all its servers failed, the snapshot was.
+// It fails with [kv.ErrUnavailable] if the log is another one, which begins anew.
+func (s *Store) catchUp(ctx context.Context, sequence uint64) error {
+	log, err := s.logState(ctx)
+	if err != nil || log.LastSeq >= sequence {
+		return err
+	}
+	if log.LastSeq == 0 {
+		return fmt.Errorf("%w: the log is new, and there is a snapshot of an older one, up to record %d: restore the log, or remove the snapshots with it",
+			kv.ErrUnavailable, sequence)
+	}
+	s.logger.Warn("the log has lost its end; it goes on after the newest snapshot", "log_end", log.LastSeq, "snapshot", sequence)
+	return s.purge(ctx, sequence+1)
+}
+
 // adopt makes m, which is as the header says, the present machine. The lock of
 // the feed is held, unless the feed was not started yet.
 func (s *Store) adopt(header snapshotHeader, m *machine.Machine) {
@@ -156,25 +177,6 @@ func (s *Store) adopt(header snapshotHeader, m *machine.Machine) {
 		s.shared.Replace(m, also)
 	}
 	s.deadline.set(m.DeadlineBound())
-}
-
-// published returns the sequence of the log up to which the events are
-// published; all of it where nobody is to publish them. It fails with
-// [errNoCursor].
-func (s *Store) published(ctx context.Context) (uint64, error) {
-	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
-	defer cancel()
-	if s.opts.Cursor == "" {
-		return math.MaxUint64, nil
-	}
-	consumer, err := s.js.Consumer(ctx, streamName(s.opts.Prefix), s.opts.Cursor)
-	if errors.Is(err, jetstream.ErrConsumerNotFound) {
-		return 0, errNoCursor
-	}
-	if err != nil {
-		return 0, fmt.Errorf("look up how far the events are published: %w", err)
-	}
-	return consumer.CachedInfo().AckFloor.Stream, nil
 }
 
 // read makes a machine with the options from one snapshot.

@@ -48,7 +48,8 @@ type Options struct {
 	// Consistency is that of reads that don't ask for one; the default is
 	// [kv.Linearizable].
 	Consistency kv.Consistency
-	// Timeout bounds how long a command or a linearizable read waits for the log.
+	// Timeout bounds how long a command or a linearizable read waits to be appended
+	// to the log, and how long its batch waits to be seen there.
 	Timeout time.Duration
 	// MaxPending bounds the commands and reads that wait for the log.
 	MaxPending int
@@ -86,6 +87,7 @@ type Store struct {
 
 	snapshots    jetstream.ObjectStore
 	snapshotting sync.Mutex    // held by who takes a snapshot
+	ends         uint64        // how many marks were appended to a full log; under snapshotting
 	full         chan struct{} // the log takes no more records
 
 	shared    *machine.Shared
@@ -210,11 +212,8 @@ func (s *Store) start(ctx context.Context) error {
 	if err := s.feed.start(ctx, log.LastSeq); err != nil {
 		return err
 	}
-	if err := s.adoptLimits(ctx); err != nil {
-		return err
-	}
-	s.routines.Go(func() { s.keepSnapshots(s.background) })
-	return nil
+	s.routines.Go(func() { s.keepSnapshots(s.background) }) // which makes room in a full log
+	return patiently(ctx, s.logger, "set the limits of the store", func() error { return s.adoptLimits(ctx) })
 }
 
 func (s *Store) machineOptions() machine.Options {
@@ -225,14 +224,18 @@ func (s *Store) machineOptions() machine.Options {
 	}
 }
 
-// adoptLimits makes the limits of the options those of the shared state.
+// adoptLimits makes the limits of the options those of the shared state. It fails
+// with [errNotYet] where the log takes nothing now.
 func (s *Store) adoptLimits(ctx context.Context) error {
-	info, err := s.Info(ctx)
-	if err != nil || info.Limits == s.opts.Limits {
+	var limits kv.Limits
+	if _, err := s.shared.Update(func(m *machine.Machine) { limits = m.Info().Limits }); err != nil || limits == s.opts.Limits {
 		return err
 	}
-	s.logger.Info("changing the limits of the store", "from", info.Limits, "to", s.opts.Limits)
-	_, err = s.Do(ctx, kv.Command{Op: kv.OpSetLimits, Limits: s.opts.Limits})
+	s.logger.Info("changing the limits of the store", "from", limits, "to", s.opts.Limits)
+	_, err := s.Do(ctx, kv.Command{Op: kv.OpSetLimits, Limits: s.opts.Limits})
+	if errors.Is(err, kv.ErrUnavailable) || errors.Is(err, kv.ErrTimeout) {
+		return fmt.Errorf("%w: %w", errNotYet, err)
+	}
 	return err
 }
 
@@ -250,6 +253,7 @@ func (s *Store) fail(err error) {
 	s.failOnce.Do(func() {
 		s.logger.Error("the store stops", "error", err)
 		s.failed <- err
+		s.cancel()
 		s.end()
 	})
 }

@@ -38,6 +38,10 @@ func markSubject(prefix string) string { return "$KVBUS." + prefix + ".mark" }
 // wildcard for all.
 func liveSubject(prefix, last string) string { return "$KVBUS." + prefix + ".live." + last }
 
+// directGetSubject returns the subject on which any server of the log answers with
+// records of it.
+func directGetSubject(prefix string) string { return "$JS.API.DIRECT.GET." + streamName(prefix) }
+
 // patiently makes attempts until one does not fail for a reason that may pass
 // by itself: JetStream may still need a quorum, or a leader. It fails when ctx
 // ends.
@@ -136,6 +140,9 @@ func (s *Store) logState(ctx context.Context) (jetstream.StreamState, error) {
 // noPeers is JetStream's error while too few servers of a cluster are there.
 const noPeers jetstream.ErrorCode = 10005
 
+// errNotYet says that something can't be done now.
+var errNotYet = errors.New("not yet")
+
 // transient reports whether an error of JetStream may pass by itself.
 func transient(err error) bool {
 	if api, ok := errors.AsType[*jetstream.APIError](err); ok {
@@ -144,5 +151,5 @@ func transient(err error) bool {
 	return errors.Is(err, nats.ErrNoResponders) || errors.Is(err, nats.ErrTimeout) ||
 		errors.Is(err, jetstream.ErrJetStreamNotEnabled) || errors.Is(err, context.DeadlineExceeded) ||
 		errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) || // another worker was faster
-		errors.Is(err, nats.ErrReconnectBufExceeded) || errors.Is(err, errNoRecord)
+		errors.Is(err, nats.ErrReconnectBufExceeded) || errors.Is(err, errNoRecord) || errors.Is(err, errNotYet)
 }

@@ -1,0 +1,80 @@
+package replicated
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// errNoCursor says that nothing tells how far the events are published.
+var errNoCursor = errors.New("the log has no cursor of the events")
+
+// published is [Store.Published] by the cursor of the options; all of the log where
+// nobody is to publish events. It fails with [errNoCursor].
+func (s *Store) published(ctx context.Context) (uint64, error) {
+	if s.opts.Cursor == "" {
+		return math.MaxUint64, nil
+	}
+	return s.Published(ctx, s.opts.Cursor)
+}
+
+// Published returns the sequence of a record of the log up to which the events are
+// published, as the consumer of that name remembers it.
+//
+// It is that of the last mark that was acknowledged. JetStream tells of a floor
+// below which nothing waits for an acknowledgement: records that are no marks never
+// do, and it can be above some whose events are not published.
+func (s *Store) Published(ctx context.Context, cursor string) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*apiTimeout)
+	defer cancel()
+	consumer, err := s.js.Consumer(ctx, streamName(s.opts.Prefix), cursor)
+	if errors.Is(err, jetstream.ErrConsumerNotFound) {
+		return 0, errNoCursor
+	}
+	if err != nil {
+		return 0, fmt.Errorf("look up how far the events are published: %w", err)
+	}
+	floor := consumer.CachedInfo().AckFloor.Stream
+	if marked := s.Marked(); marked > 0 && marked <= floor {
+		return marked, nil
+	}
+	mark, err := s.lastMark(ctx, floor)
+	if err != nil {
+		return 0, fmt.Errorf("look up how far the events are published: %w", err)
+	}
+	return mark, nil
+}
+
+// lastMark asks for the last mark of the log up to a sequence. Where there is none
+// any more, it is the record before the log's first: what was removed from it was
+// published.
+func (s *Store) lastMark(ctx context.Context, upTo uint64) (uint64, error) {
+	if upTo == 0 {
+		return 0, nil
+	}
+	query, err := json.Marshal(struct {
+		Subjects []string `json:"multi_last"`
+		UpTo     uint64   `json:"up_to_seq"`
+	}{[]string{markSubject(s.opts.Prefix)}, upTo})
+	if err != nil {
+		return 0, err
+	}
+	m, err := s.nc.RequestWithContext(ctx, directGetSubject(s.opts.Prefix), query)
+	if err != nil {
+		return 0, err
+	}
+	switch status := m.Header.Get("Status"); status {
+	case "":
+		record, err := parseRecord(m)
+		return record.sequence, err
+	case "404":
+		log, err := s.logState(ctx)
+		return min(upTo, max(log.FirstSeq, 1)-1), err
+	default:
+		return 0, fmt.Errorf("JetStream answers %s %s", status, m.Header.Get("Description"))
+	}
+}
