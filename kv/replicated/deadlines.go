@@ -12,8 +12,13 @@ const (
 	// clockCheck is how often the timer looks at the wall clock while a deadline
 	// is pending: a clock that is set forward is noticed that soon.
 	clockCheck = time.Second
-	// deadlineRetry is the pause where the log's clock is behind this worker's.
-	deadlineRetry = 2 * time.Millisecond
+	// deadlineTurn is how much longer each next worker waits after a deadline, so
+	// that the first one brings it about; deadlineTurns are the most that one waits.
+	deadlineTurn  = 5 * time.Millisecond
+	deadlineTurns = 6
+	// firstDeadlineRetry and lastDeadlineRetry bound the pause where the log's clock
+	// is behind this worker's; it doubles.
+	firstDeadlineRetry, lastDeadlineRetry = 2 * time.Millisecond, 100 * time.Millisecond
 )
 
 // A deadlineTimer appends an empty batch when a deadline has passed and nothing
@@ -25,6 +30,9 @@ type deadlineTimer struct {
 	timer   *time.Timer
 	due     int64 // Unix nanoseconds; 0 while it is not set
 	stopped bool
+
+	tried int64 // the deadline for which a batch was appended last
+	pause time.Duration
 }
 
 func (d *deadlineTimer) init(s *Store) { d.store = s }
@@ -55,22 +63,38 @@ func (d *deadlineTimer) ring() {
 	d.mu.Lock()
 	d.due = 0
 	d.mu.Unlock()
-	due, pending := int64(0), false
-	_, err := d.store.shared.Update(func(m *machine.Machine) { due, pending = m.NextDeadline() })
+	due, pending, place := int64(0), false, 0
+	_, err := d.store.shared.Update(func(m *machine.Machine) {
+		due, pending = m.NextDeadline()
+		place = d.store.sessions.place(d.store.id)
+	})
 	if err != nil || !pending {
 		return
 	}
-	if time.Now().UnixNano() < due {
-		d.set(due)
+	if turn := due + int64(deadlineTurn)*int64(min(place, deadlineTurns)); time.Now().UnixNano() < turn {
+		d.set(turn)
 		return
 	}
+	pause := d.retry(due)
 	d.store.appended.read(func(error) {
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		if !d.stopped && d.due == 0 {
-			d.arm(due, deadlineRetry) // finds nothing due, unless the batch was lost or early
+			d.arm(due, pause) // finds nothing due, unless the batch was lost or early
 		}
 	})
+}
+
+// retry returns the pause after which to look whether the deadline due has passed.
+func (d *deadlineTimer) retry(due int64) time.Duration {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if due != d.tried {
+		d.tried, d.pause = due, firstDeadlineRetry
+	} else {
+		d.pause = min(2*d.pause, lastDeadlineRetry)
+	}
+	return d.pause
 }
 
 func (d *deadlineTimer) stop() {
