@@ -36,6 +36,9 @@ const (
 	// markLoss is how long a mark may take to come to the publisher; after that
 	// it takes it that another worker is elected.
 	markLoss = 2 * time.Second
+	// recordPatience is how long a record whose mark came may take to come from the
+	// log; after that another worker may do better.
+	recordPatience = 10 * time.Second
 	// closedPatience is how long the publisher waits for the last mark of a store
 	// that is closed.
 	closedPatience = time.Second

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"iter"
 	"math/rand/v2"
 	"sync"
@@ -63,6 +64,9 @@ func (p *publisher) given(ctx context.Context, msg jetstream.Msg) error {
 		return nil // given again, before it was known to be acknowledged
 	}
 	if sequence > p.sequence {
+		if err := p.applied(ctx, sequence); err != nil {
+			return err
+		}
 		if err := p.publishRecord(ctx, sequence); err != nil {
 			return err
 		}
@@ -70,6 +74,20 @@ func (p *publisher) given(ctx context.Context, msg jetstream.Msg) error {
 	p.last, p.missed = sequence, time.Time{}
 	p.bridge.mark.Store(&mark{msg: msg})
 	p.bridge.confirmLater()
+	return nil
+}
+
+// applied waits until the store has applied a record. A worker that has lost its
+// way to the log must not stay elected.
+func (p *publisher) applied(ctx context.Context, sequence uint64) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, recordPatience, fmt.Errorf("record %d does not come from the log", sequence))
+	defer cancel()
+	if _, err := p.log.RevisionAfter(ctx, sequence); err != nil && !errors.Is(err, kv.ErrCompacted) {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return err
+	}
 	return nil
 }
 
