@@ -214,13 +214,23 @@ func (s *Store) Snapshot(ctx context.Context) error {
 }
 
 // storeSnapshot stores the present state, unless there is a newer snapshot than the last
-// one that this worker knew of.
+// one that this worker knew of, or the events up to the last one are not published:
+// then neither could be used.
 func (s *Store) storeSnapshot(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, snapshotTimeout)
 	defer cancel()
 	stored, err := s.list(ctx)
 	if err != nil {
 		return err
+	}
+	if len(stored) > 0 {
+		published, err := s.published(ctx)
+		if err != nil && !errors.Is(err, errNoCursor) {
+			return err
+		}
+		if err == nil && stored[0].sequence > published {
+			return nil
+		}
 	}
 	var (
 		header snapshotHeader
