@@ -13,15 +13,33 @@ import (
 // those of [kv.Store.Do] that the state decides; a command that fails changes
 // nothing but what expired before it.
 func (m *Machine) Apply(now int64, cmd *kv.Command) (kv.Result, error) {
-	var n *node
-	if cmd.Op.OnKey() {
-		n = m.table.get(cmd.Key)
+	n := m.find(cmd)
+	if n == nil { // the key of a node is valid
+		if err := cmd.Validate(); err != nil {
+			return kv.Result{}, err
+		}
 	}
-	validate := cmd.Validate
-	if n != nil {
-		validate = cmd.ValidateArguments // the key of a node is valid
+	return m.apply(now, cmd, n)
+}
+
+// ApplyLogged is [Machine.Apply] for a command that was valid when it was put into
+// a log. It does not look at the characters of the key: which of them are letters
+// changes with the Unicode tables of Go, and workers that were built with another
+// release must come to the same state.
+func (m *Machine) ApplyLogged(now int64, cmd *kv.Command) (kv.Result, error) {
+	return m.apply(now, cmd, m.find(cmd))
+}
+
+// find returns the node of a command's key, nil where there is none.
+func (m *Machine) find(cmd *kv.Command) *node {
+	if !cmd.Op.OnKey() {
+		return nil
 	}
-	if err := validate(); err != nil {
+	return m.table.get(cmd.Key)
+}
+
+func (m *Machine) apply(now int64, cmd *kv.Command, n *node) (kv.Result, error) {
+	if err := cmd.ValidateArguments(); err != nil {
 		return kv.Result{}, err
 	}
 	expired := m.Expire(now)

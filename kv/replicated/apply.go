@@ -51,7 +51,7 @@ func step(m *machine.Machine, sessions sessions, b *batch, now int64, outcomes [
 		return verdict, outcomes
 	}
 	for i := range b.Commands {
-		result, err := m.Apply(now, &b.Commands[i])
+		result, err := m.ApplyLogged(now, &b.Commands[i])
 		if outcomes != nil {
 			outcomes = append(outcomes, outcome{result, err})
 		}

@@ -1,0 +1,27 @@
+package machine
+
+import (
+	"errors"
+	"testing"
+
+	"kvbus/kv"
+)
+
+// Whether a key in a log is valid was decided when it was put there.
+func TestLoggedKeyIsNotJudged(t *testing.T) {
+	m := New(Options{})
+	cmd := &kv.Command{Op: kv.OpSet, Key: "a letter of a later Unicode", Value: "v"}
+	if _, err := m.Apply(1, cmd); !errors.Is(err, kv.ErrInvalidKey) {
+		t.Errorf("a command that comes with an invalid key: %v", err)
+	}
+	if _, err := m.ApplyLogged(1, cmd); err != nil {
+		t.Errorf("one that was logged with it: %v", err)
+	}
+	if entry, ok := m.Get(cmd.Key); !ok || entry.Value != "v" {
+		t.Errorf("the entry is %+v, %v", entry, ok)
+	}
+	cmd.TTL = -1
+	if _, err := m.ApplyLogged(1, cmd); !errors.Is(err, kv.ErrInvalidArgument) {
+		t.Errorf("one that was logged with a negative life: %v", err)
+	}
+}
