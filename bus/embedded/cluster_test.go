@@ -283,6 +283,24 @@ func TestWaitForQuorumSaysForWhom(t *testing.T) {
 	requireIn(t, <-result, "node-0 has ended while it waited")
 }
 
+// JetStream that ends by itself, as on a full disk, ends the wait for the others.
+func TestWaitForQuorumWithoutJetStream(t *testing.T) {
+	t.Parallel()
+	nodes := cluster(t, 3)
+	nodes[0].start(t)
+	result := make(chan error, 1)
+	go func() { result <- nodes[0].WaitForQuorum(t.Context()) }()
+	nodes[0].EndJetStream(t)
+	select {
+	case err := <-result:
+		if !errors.Is(err, embedded.ErrNoJetStream) {
+			t.Errorf("the wait ends with %v", err)
+		}
+	case <-time.After(patience):
+		t.Fatal("it waits for what does not come")
+	}
+}
+
 func TestQuorumOfOne(t *testing.T) {
 	s := start(t, embedded.Options{JetStream: true, StoreDir: t.TempDir()})
 	if err := s.WaitForQuorum(t.Context()); err != nil {

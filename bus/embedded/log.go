@@ -2,6 +2,7 @@ package embedded
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -131,6 +132,10 @@ func (t *fatalTrap) Fatalf(format string, v ...any) {
 	}
 }
 
+// noJetStream is the format of nats-server's fatal error where JetStream does not
+// start. Nothing else tells it from those about addresses and files.
+const noJetStream = "Can't start JetStream: %v"
+
 // fatalError has the text of nats-server, and the cause that is lost in it.
 type fatalError struct {
 	text  string
@@ -143,6 +148,9 @@ func newFatalError(format string, v []any) *fatalError {
 		if cause, ok := arg.(error); ok {
 			e.cause = cause
 		}
+	}
+	if format == noJetStream {
+		e.cause = errors.Join(ErrNoJetStream, e.cause)
 	}
 	return e
 }

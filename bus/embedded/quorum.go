@@ -24,6 +24,11 @@ const (
 	lookupTimeout = time.Second
 )
 
+// ErrNoJetStream: JetStream was to run and did not start, or has ended by itself,
+// as it does where its disk is full or fails. It stays so until the server is
+// started again.
+var ErrNoJetStream = errors.New("JetStream did not start or has ended; nats-server's log says why")
+
 // JetStreamReady reports whether JetStream can be used: at once where the server
 // stands alone, and in a cluster when a majority of it has a leader and this
 // server has what the leader has. Otherwise it says for what it waits.
@@ -62,10 +67,15 @@ func (s *Server) JetStreamReady() (ready bool, waitingFor string) {
 // it no more after its disk was full or failed, until it is started again.
 func (s *Server) JetStreamEnabled() bool { return s.ns.JetStreamEnabled() }
 
+// JetStreamClustered reports whether JetStream is shared with other servers, by
+// the options or by the file. It is false where JetStream is not enabled.
+func (s *Server) JetStreamClustered() bool { return s.ns.JetStreamIsClustered() }
+
 // WaitForQuorum returns nil when JetStream is ready, as [Server.JetStreamReady]
 // has it, and an error that says for what it waited when ctx ends, when the
-// server ends, or at once without JetStream. It tells in the log for what it
-// waits: the servers may be started in any order, with any time in between.
+// server ends, or at once without JetStream; that is [ErrNoJetStream] where it
+// has ended by itself. It tells in the log for what it waits: the servers may be
+// started in any order, with any time in between.
 func (s *Server) WaitForQuorum(ctx context.Context) error {
 	if !s.jetStream {
 		return errors.New("embedded: wait for a quorum: JetStream is not enabled")
@@ -83,6 +93,9 @@ func (s *Server) WaitForQuorum(ctx context.Context) error {
 			}
 			return nil
 		}
+		if !s.ns.JetStreamEnabled() && !s.isStopping() {
+			return fmt.Errorf("embedded: nats-server %s waits for the cluster: %w", s.Name(), ErrNoJetStream)
+		}
 		due := time.Since(begun) >= quorumQuiet && waitingFor != said
 		if due || said != "" && time.Since(saidAt) >= quorumRepeat {
 			s.logger.Info("waiting for the cluster", "for", waitingFor, "since", time.Since(begun).Round(time.Second))
@@ -95,6 +108,15 @@ func (s *Server) WaitForQuorum(ctx context.Context) error {
 		case <-s.stopping:
 			return fmt.Errorf("embedded: nats-server %s has ended while it waited for %s", s.Name(), waitingFor)
 		}
+	}
+}
+
+func (s *Server) isStopping() bool {
+	select {
+	case <-s.stopping:
+		return true
+	default:
+		return false
 	}
 }
 

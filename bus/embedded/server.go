@@ -55,7 +55,7 @@ type Server struct {
 //
 // The error names the option, the config file or the address that is at fault.
 // It wraps the cause where there is one: [os.ErrNotExist] of a config file,
-// [syscall.EADDRINUSE] of an address that another has.
+// [syscall.EADDRINUSE] of an address that another has, [ErrNoJetStream].
 func Start(ctx context.Context, opts Options) (*Server, error) {
 	logger := opts.Logger
 	if logger == nil {
@@ -155,7 +155,7 @@ func (s *Server) running() error {
 	// In a cluster, JetStream that can't write disables itself, without a
 	// fatal error.
 	if s.jetStream && !s.ns.JetStreamEnabled() {
-		return errors.New("JetStream did not stay enabled; nats-server's log says why")
+		return ErrNoJetStream
 	}
 	s.storeDir = s.ns.StoreDir()
 	s.addr = s.ns.Addr()

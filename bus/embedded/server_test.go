@@ -283,6 +283,9 @@ func TestStoreDirThatIsNone(t *testing.T) {
 	file := writeFile(t, "file", "")
 	err := refused(t, embedded.Options{JetStream: true, StoreDir: file})
 	requireIn(t, err, "JetStream", file)
+	if !errors.Is(err, embedded.ErrNoJetStream) {
+		t.Errorf("it is not marked: %v", err)
+	}
 }
 
 func TestReloadIsRefused(t *testing.T) {
