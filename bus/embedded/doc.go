@@ -77,6 +77,10 @@
 // it, so nothing stops a second server from writing there as well.
 //
 // The server is ready when [Start] returns, JetStream too, if it stands alone.
+// Start takes as long as JetStream reads its files, and says so in the log.
+//
+// JetStream that can't write ends by itself in a cluster, for good: see
+// [ErrNoJetStream]. Where it stands alone it goes on without an answer.
 //
 // The configuration is read once. A reload that is asked for over the system
 // account (nats server config reload) is refused with an error: it would read

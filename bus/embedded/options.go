@@ -60,8 +60,9 @@ type Options struct {
 	// file; one in both is an error.
 	Cluster Cluster
 
-	// StartTimeout bounds [Start], the recovery of JetStream's files included.
-	// Zero: 30 seconds.
+	// StartTimeout bounds [Start]. Zero: 30 seconds, and with JetStream nothing
+	// but the context: it reads its files first, which takes as long as they
+	// are large and their disk is slow.
 	StartTimeout time.Duration
 
 	// Logger gets nats-server's log. Nil: nobody.
@@ -106,6 +107,14 @@ func (o Options) natsOptions(logger *slog.Logger) (*server.Options, error) {
 		return nil, err
 	}
 	return so, nil
+}
+
+// startTimeout is how long a server may take to start; 0 is no bound.
+func (o Options) startTimeout(jetStream bool) time.Duration {
+	if o.StartTimeout == 0 && !jetStream {
+		return defaultStartTimeout
+	}
+	return o.StartTimeout
 }
 
 func (o Options) applyServerName(so *server.Options, logger *slog.Logger) {

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 )
@@ -126,6 +127,18 @@ func TestOptionsRefused(t *testing.T) {
 				t.Errorf("error is %v, want one with %q", err, tt.want)
 			}
 		})
+	}
+}
+
+// However much JetStream has to read, nobody has to know how long it takes.
+func TestStartIsUnboundedWithJetStream(t *testing.T) {
+	for opts, want := range map[*Options][2]time.Duration{ // without JetStream, with it
+		{}:                          {defaultStartTimeout, 0},
+		{StartTimeout: time.Second}: {time.Second, time.Second},
+	} {
+		if got := [2]time.Duration{opts.startTimeout(false), opts.startTimeout(true)}; got != want {
+			t.Errorf("%+v bounds a start by %v, want %v", *opts, got, want)
+		}
 	}
 }
 

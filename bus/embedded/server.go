@@ -1,7 +1,6 @@
 package embedded
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,6 +19,9 @@ const (
 	// readyPoll is how often a server that starts is asked whether it
 	// listens. nats-server spins if it is asked for 25ms or less.
 	readyPoll = 30 * time.Millisecond
+
+	// startRepeat is how often the log says that a server is still starting.
+	startRepeat = 5 * time.Second
 
 	// abortTimeout bounds how long a start that failed waits for what it
 	// started to end.
@@ -50,8 +52,8 @@ type Server struct {
 }
 
 // Start starts a server and returns when it takes connections. It ends with an
-// error when ctx does, or after [Options.StartTimeout]; ctx does not bound the
-// server's life after that.
+// error when ctx does, or after [Options.StartTimeout], which JetStream does not
+// have by default; ctx does not bound the server's life after that.
 //
 // The error names the option, the config file or the address that is at fault.
 // It wraps the cause where there is one: [os.ErrNotExist] of a config file,
@@ -99,9 +101,12 @@ func Start(ctx context.Context, opts Options) (*Server, error) {
 		s.scheme = "tls"
 	}
 	given := inputs(so) // The server owns the rest of so from here on.
-	timeout := cmp.Or(opts.StartTimeout, defaultStartTimeout)
-	ready, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("not ready after %v", timeout))
-	defer cancel()
+	ready := ctx
+	if timeout := opts.startTimeout(so.JetStream); timeout > 0 {
+		var cancel context.CancelFunc
+		ready, cancel = context.WithTimeoutCause(ctx, timeout, fmt.Errorf("not ready after %v", timeout))
+		defer cancel()
+	}
 	if err := s.start(ready); err != nil {
 		err = fmt.Errorf("embedded: start nats-server%s: %w", given, err)
 		abort, cancel := context.WithTimeout(context.WithoutCancel(ctx), abortTimeout)
@@ -129,10 +134,8 @@ func (s *Server) start(ctx context.Context) error {
 		defer close(s.started)
 		s.ns.Start()
 	}()
-	select {
-	case <-s.started:
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	if err := s.awaitStarted(ctx); err != nil {
+		return err
 	}
 	// The listeners for routes are opened after it has returned.
 	for {
@@ -146,6 +149,23 @@ func (s *Server) start(ctx context.Context) error {
 		}
 		if ready {
 			return s.running()
+		}
+	}
+}
+
+// awaitStarted waits until nats-server's own Start has returned. JetStream may
+// have gigabytes to read, so the log says now and then that it goes on.
+func (s *Server) awaitStarted(ctx context.Context) error {
+	repeat := time.NewTicker(startRepeat)
+	defer repeat.Stop()
+	for begun := time.Now(); ; {
+		select {
+		case <-s.started:
+			return nil
+		case <-repeat.C:
+			s.logger.Info("still starting; JetStream reads its files first", "since", time.Since(begun).Round(time.Second))
+		case <-ctx.Done():
+			return context.Cause(ctx)
 		}
 	}
 }

@@ -184,6 +184,35 @@ func TestStartTimeout(t *testing.T) {
 	requireIn(t, refused(t, embedded.Options{StartTimeout: 1}), "not ready after 1ns")
 }
 
+// A start may take long where JetStream has much to read, and goes on: here it
+// reads a pipe, in place of a file, until somebody writes to that.
+func TestSlowStart(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	stream := filepath.Join(dir, "jetstream", "$G", "streams", "LOG")
+	if err := os.MkdirAll(stream, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(stream, "meta.inf")
+	if err := syscall.Mkfifo(file, 0o600); err != nil {
+		t.Skip(err)
+	}
+	if err := os.WriteFile(filepath.Join(stream, "meta.sum"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	log := record(slog.LevelInfo)
+	go func() {
+		for t.Context().Err() == nil && log.find("INFO nats-server still starting; JetStream reads its files first") == "" {
+			time.Sleep(10 * time.Millisecond)
+		}
+		_ = os.WriteFile(file, nil, 0) // without a reader the test has failed already
+	}()
+	start(t, embedded.Options{JetStream: true, StoreDir: dir, Logger: slog.New(log)})
+	if log.find("INFO nats-server still starting; JetStream reads its files first since=5s") == "" {
+		t.Errorf("not in the log: %q", log.all())
+	}
+}
+
 func TestShutdown(t *testing.T) {
 	s := start(t, embedded.Options{})
 	addr, url := s.Addr().String(), s.ClientURL()
