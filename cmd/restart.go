@@ -7,8 +7,8 @@ import (
 	"log/slog"
 	"time"
 
+	"kvbus/bus/embedded"
 	"kvbus/config"
-	"kvbus/kv"
 	"kvbus/kv/replicated"
 )
 
@@ -47,14 +47,17 @@ func run(ctx context.Context, cfg config.Config, logger *slog.Logger) error {
 	}
 }
 
-// isOfDisk reports whether a worker ended, or did not start, because its server
-// can't write.
+// isOfDisk reports whether a worker ended, or did not start anew, because its
+// server can't write. One that starts alone on a full disk takes no record; one of
+// a cluster ends its JetStream. What is damaged or lost is neither: no start mends
+// that.
 func isOfDisk(err error) bool {
-	return errors.Is(err, errDisk) || errors.Is(err, kv.ErrUnavailable) || errors.Is(err, kv.ErrTimeout)
+	return errors.Is(err, errDisk) || errors.Is(err, embedded.ErrNoJetStream) || errors.Is(err, replicated.ErrNotTaken)
 }
 
-// watchDisk ends the worker when its server can't write any more.
-func (w *worker) watchDisk(ctx context.Context, store *replicated.Store) {
+// watchDisk calls check now and then, until it fails, which ended is told, or
+// until ctx ends.
+func watchDisk(ctx context.Context, check func() error, ended func(error)) {
 	ticker := time.NewTicker(diskCheck)
 	defer ticker.Stop()
 	for {
@@ -63,14 +66,27 @@ func (w *worker) watchDisk(ctx context.Context, store *replicated.Store) {
 		case <-ctx.Done():
 			return
 		}
-		if !w.server.JetStreamEnabled() {
-			w.fail(fmt.Errorf("%w: JetStream has ended", errDisk))
-			return
-		}
-		// In a cluster it may be that the majority is away.
-		if silence := store.Silence(); !w.cfg.Cluster.Enabled() && silence >= silentTimeouts*w.cfg.Store.RequestTimeout {
-			w.fail(fmt.Errorf("%w: no answer from the log for %v", errDisk, silence.Round(time.Second)))
+		if err := check(); err != nil {
+			ended(err)
 			return
 		}
 	}
+}
+
+// hasJetStream fails when the server's JetStream has ended.
+func (w *worker) hasJetStream() error {
+	if w.server.JetStreamEnabled() {
+		return nil
+	}
+	return fmt.Errorf("%w: JetStream has ended", errDisk)
+}
+
+// isAnswered fails when the server says nothing to what is to be stored. In a
+// cluster it may be that the majority is away.
+func (w *worker) isAnswered(store *replicated.Store) error {
+	silence := store.Silence()
+	if w.server.JetStreamClustered() || silence < silentTimeouts*w.cfg.Store.RequestTimeout {
+		return nil
+	}
+	return fmt.Errorf("%w: no answer from the log for %v", errDisk, silence.Round(time.Second))
 }

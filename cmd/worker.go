@@ -139,23 +139,23 @@ func (w *worker) startServer(ctx context.Context) (*embedded.Server, error) {
 		SyncAlways: w.cfg.Store.SyncAlways,
 		Logger:     w.logger,
 	}
-	if !cluster.Enabled() {
-		return embedded.Start(ctx, options)
-	}
-	options.ServerName = cluster.NodeName
-	options.Cluster = embedded.Cluster{
-		Name:      cluster.Name,
-		Listen:    cluster.Listen,
-		Advertise: cluster.Advertise,
-		Routes:    cluster.Routes.List(),
-		User:      cluster.User,
-		Password:  string(cluster.Password),
-		TLS:       embedded.ClusterTLS(cluster.TLS),
+	if cluster.Enabled() {
+		options.ServerName = cluster.NodeName
+		options.Cluster = embedded.Cluster{
+			Name:      cluster.Name,
+			Listen:    cluster.Listen,
+			Advertise: cluster.Advertise,
+			Routes:    cluster.Routes.List(),
+			User:      cluster.User,
+			Password:  string(cluster.Password),
+			TLS:       embedded.ClusterTLS(cluster.TLS),
+		}
 	}
 	server, err := embedded.Start(ctx, options)
-	if err != nil {
-		return nil, err
+	if err != nil || !w.durable() {
+		return server, err
 	}
+	// The cluster may be one of the file.
 	if err := server.WaitForQuorum(ctx); err != nil {
 		return nil, errors.Join(err, shutdown(context.WithoutCancel(ctx), server))
 	}
@@ -188,7 +188,17 @@ func (w *worker) openStore(ctx context.Context) (kv.Store, error) {
 	if w.cfg.Store.Consistency == "eventual" {
 		consistency = kv.Eventual
 	}
-	store, err := replicated.Open(ctx, w.requests, replicated.Options{
+	opening, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	if w.server != nil {
+		w.routines.Go(func() {
+			watchDisk(w.background, w.hasJetStream, func(err error) {
+				cancel(err) // the log could be waited for in vain
+				w.fail(err)
+			})
+		})
+	}
+	store, err := replicated.Open(opening, w.requests, replicated.Options{
 		Prefix:            w.cfg.Bus.Prefix,
 		Replicas:          w.cfg.Replicas(),
 		Limits:            limits,
@@ -205,6 +215,9 @@ func (w *worker) openStore(ctx context.Context) (kv.Store, error) {
 		Logger:            w.logger,
 	})
 	if err != nil {
+		if cause := context.Cause(opening); errors.Is(cause, errDisk) {
+			err = cause
+		}
 		return nil, err
 	}
 	w.routines.Go(func() {
@@ -215,7 +228,9 @@ func (w *worker) openStore(ctx context.Context) (kv.Store, error) {
 		}
 	})
 	if w.server != nil {
-		w.routines.Go(func() { w.watchDisk(w.background, store) })
+		w.routines.Go(func() {
+			watchDisk(w.background, func() error { return w.isAnswered(store) }, w.fail)
+		})
 	}
 	return store, nil
 }

@@ -1,11 +1,13 @@
 package e2e
 
 import (
+	"errors"
 	"os"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -174,5 +176,43 @@ func TestClusterWaitsForAMajority(t *testing.T) {
 	c.nodes[2].start(t)
 	for _, n := range c.nodes {
 		n.await(t)
+	}
+}
+
+// Two nodes are lost: the third answers unavailable, for as long as it takes, and
+// goes on when one is back. It is the same where the cluster is in the file.
+func TestClusterWithoutAMajority(t *testing.T) {
+	t.Parallel()
+	for name, prepare := range map[string]func(*testing.T, ...string) *cluster{
+		"by settings":         newCluster,
+		"by nats-server.conf": newFileCluster,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := prepare(t)
+			for _, n := range c.nodes {
+				n.worker = startWorker(t, []string{"KVBUS_STORE__REQUEST_TIMEOUT=500ms"}, n.args...)
+			}
+			for _, n := range c.nodes {
+				n.await(t)
+			}
+			last := c.nodes[2]
+			nc := connect(t, last.url, nats.NoReconnect())
+			mustAsk(t, nc, "kv.set.color", "blue")
+			c.nodes[0].kill()
+			c.nodes[1].kill()
+			// Longer than one that stands alone would take itself to be stuck.
+			for begun := time.Now(); time.Since(begun) < 5*time.Second; {
+				if _, err := ask(nc, "kv.set.color", "green"); err != nil && !isPassing(err) || errors.Is(err, nats.ErrNoResponders) {
+					t.Fatal(err)
+				}
+			}
+			if got := last.logged("starting anew"); len(got) > 0 {
+				t.Fatalf("it starts anew: %v", got)
+			}
+			c.nodes[1].start(t)
+			c.nodes[1].await(t)
+			mustAsk(t, connect(t, last.url), "kv.get.color", "")
+		})
 	}
 }

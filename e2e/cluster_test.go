@@ -53,6 +53,21 @@ func newCluster(t *testing.T, args ...string) *cluster {
 	return c
 }
 
+// newFileCluster is newCluster with the cluster in a nats-server.conf of each node.
+func newFileCluster(t *testing.T, args ...string) *cluster {
+	t.Helper()
+	c := newCluster(t)
+	var routes []string
+	for _, n := range c.nodes {
+		routes = append(routes, fmt.Sprintf("%q", "nats://"+n.cluster))
+	}
+	for _, n := range c.nodes {
+		file := writeFile(t, "nats-server.conf", fmt.Sprintf("cluster {name: c, listen: %q, routes: [%s]}", n.cluster, strings.Join(routes, ", ")))
+		n.args = append([]string{"--listen", freeAddress(t), "--name", n.name, "--nats-config", file, "--data-dir", n.dir, "--replicas", "3"}, args...)
+	}
+	return c
+}
+
 // startCluster runs a cluster and waits until all of it serves.
 func startCluster(t *testing.T, args ...string) *cluster {
 	t.Helper()

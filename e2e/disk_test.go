@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -16,27 +17,41 @@ import (
 	"kvbus/kv"
 )
 
-// A full disk loses nothing that was answered, and the worker goes on when there
-// is room again. The disk is one in memory that only the worker sees.
-func TestFullDisk(t *testing.T) {
-	t.Parallel()
+// diskSize is the size of a disk of [serveOnDisk], in bytes.
+const diskSize = 48 << 20
+
+// serveOnDisk runs a worker with its data on a small disk in memory that only it
+// sees, and does not wait for it. A file at filler takes room there.
+func serveOnDisk(t *testing.T, args ...string) (w *worker, filler string) {
+	t.Helper()
 	dir := t.TempDir()
-	mount := []string{"--map-root-user", "--mount", "sh", "-c", `mount -t tmpfs -o size=48m tmpfs "$0" && exec "$@"`, dir}
+	mount := []string{"--map-root-user", "--mount", "sh", "-c", fmt.Sprintf(`mount -t tmpfs -o size=%d tmpfs "$0" && exec "$@"`, diskSize), dir}
 	if out, err := exec.Command("unshare", append(mount, "true")...).CombinedOutput(); err != nil {
 		t.Skipf("no disk of a test's own can be mounted here: unshare: %v %s", err, out)
 	}
-	serve := append(mount, filepath.Join(bin, "kvbus"), "serve", "--log-format", "json", "--listen", freeAddress(t), "--data-dir", filepath.Join(dir, "data"))
-	cmd := exec.Command("unshare", serve...)
+	serve := append(mount, filepath.Join(bin, "kvbus"), "serve", "--log-format", "json", "--data-dir", filepath.Join(dir, "data"))
+	cmd := exec.Command("unshare", append(serve, args...)...)
 	cmd.Env = append(environment(), "KVBUS_STORE__LOG_MAX_BYTES=0", "KVBUS_STORE__REQUEST_TIMEOUT=1s")
-	w := &worker{process: run(t, cmd)}
-	w.url = w.awaitLog(t, "serving").text("listen")
-	nc := connect(t, w.url, nats.MaxReconnects(-1))
+	w = &worker{process: run(t, cmd)}
+	return w, filepath.Join("/proc", fmt.Sprint(cmd.Process.Pid), "root", dir, "filler")
+}
 
-	// All of it but some 6 MB is taken by something else.
-	filler := filepath.Join("/proc", fmt.Sprint(cmd.Process.Pid), "root", dir, "filler")
-	if err := os.WriteFile(filler, make([]byte, 42<<20), 0o600); err != nil && !errors.Is(err, syscall.ENOSPC) {
+// fill has something else take so much of a worker's disk, or all of it.
+func fill(t *testing.T, filler string, size int) {
+	t.Helper()
+	if err := os.WriteFile(filler, make([]byte, size), 0o600); err != nil && !errors.Is(err, syscall.ENOSPC) {
 		t.Skipf("its disk can't be reached from outside: %v", err)
 	}
+}
+
+// A full disk loses nothing that was answered, and the worker goes on when there
+// is room again.
+func TestFullDisk(t *testing.T) {
+	t.Parallel()
+	w, filler := serveOnDisk(t, "--listen", freeAddress(t))
+	w.url = w.awaitLog(t, "serving").text("listen")
+	nc := connect(t, w.url, nats.MaxReconnects(-1))
+	fill(t, filler, diskSize-6<<20)
 	value := strings.Repeat("v", 500_000)
 	written := 0
 	var err error
@@ -75,4 +90,45 @@ func TestFullDisk(t *testing.T) {
 	}
 	nc.Close()
 	w.terminate(t)
+}
+
+// So does a node of a cluster, however often it was started anew before, and the
+// others go on meanwhile.
+func TestFullDiskOfANode(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, "--max-keys", "0")
+	full, others := c.nodes[2], c.nodes[:2]
+	var filler string
+	full.worker, filler = serveOnDisk(t, slices.Concat(full.args[:slices.Index(full.args, "--data-dir")], full.args[slices.Index(full.args, "--data-dir")+2:])...)
+	for _, n := range others {
+		n.start(t)
+	}
+	for _, n := range c.nodes {
+		n.await(t)
+	}
+	nc := connect(t, others[0].url, nats.MaxReconnects(-1))
+	mustAsk(t, nc, "kv.set.before", "x")
+	fill(t, filler, diskSize)
+	value := strings.Repeat("v", 1000)
+	written := 0
+	for ; len(full.logged("starting anew")) == 0; written++ {
+		mustAsk(t, nc, fmt.Sprint("kv.set.k", written), value)
+	}
+	full.awaitLogs(t, "starting anew", 3)
+	mustAsk(t, nc, "kv.set.meanwhile", "x")
+	served := len(full.logged("serving"))
+	if err := os.Remove(filler); err != nil {
+		t.Fatal(err)
+	}
+	full.awaitLogs(t, "serving", served+1)
+	own := connect(t, full.url)
+	for i := range written {
+		if got := mustAsk(t, own, fmt.Sprint("kv.get.k", i), ""); got != value {
+			t.Fatalf("k%d has %d bytes; want %d", i, len(got), len(value))
+		}
+	}
+	mustAsk(t, own, "kv.get.meanwhile", "")
+	nc.Close()
+	own.Close()
+	full.terminate(t)
 }

@@ -20,6 +20,11 @@ const (
 	storageExceeded   = 10047
 )
 
+// ErrNotTaken: the log took no record, of a read neither, for as long as a request
+// waits: JetStream said nothing, or refused. It comes with [kv.ErrUnavailable] or
+// [kv.ErrTimeout].
+var ErrNotTaken = errors.New("the log takes nothing")
+
 // errFull says that the log has reached its bound.
 var errFull = errors.New("the log is full")
 
@@ -50,9 +55,9 @@ func (f *flight) refused(reason error) {
 // verdict is the error of a batch that is given up.
 func (f *flight) verdict() error {
 	if f.sends == f.refusals {
-		return fmt.Errorf("%w: %w", kv.ErrUnavailable, f.reason)
+		return fmt.Errorf("%w: %w: %w", kv.ErrUnavailable, ErrNotTaken, f.reason)
 	}
-	return fmt.Errorf("%w: the batch was not seen in the log", kv.ErrTimeout)
+	return fmt.Errorf("%w: %w: the batch was not seen in the log", kv.ErrTimeout, ErrNotTaken)
 }
 
 // acknowledgement returns the sequence under which JetStream stored a message,

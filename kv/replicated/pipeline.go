@@ -296,7 +296,7 @@ func (p *pipeline) look() {
 		unread++
 	}
 	if unsent+unread > 0 {
-		err := fmt.Errorf("%w: the log takes nothing", kv.ErrUnavailable)
+		err := fmt.Errorf("%w: %w", kv.ErrUnavailable, ErrNotTaken)
 		given = append(given, p.give(p.queue[:unsent], p.readers[:unread], err))
 		p.queue, p.readers = p.queue[unsent:], p.readers[unread:]
 	}
