@@ -190,7 +190,9 @@ func (w *worker) openStore(ctx context.Context) (kv.Store, error) {
 	}
 	opening, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	syncAlways := w.cfg.Store.SyncAlways
 	if w.server != nil {
+		syncAlways = w.server.SyncAlways() // the file may have another
 		w.routines.Go(func() {
 			watchDisk(w.background, w.hasJetStream, func(err error) {
 				cancel(err) // the log could be waited for in vain
@@ -206,7 +208,7 @@ func (w *worker) openStore(ctx context.Context) (kv.Store, error) {
 		ReplayBytes:       int64(replay.MaxBytes),
 		Consistency:       consistency,
 		Timeout:           w.cfg.Store.RequestTimeout,
-		SyncAlways:        w.cfg.Store.SyncAlways,
+		SyncAlways:        syncAlways,
 		MaxLogBytes:       int64(w.cfg.Store.LogMaxBytes),
 		MaxSnapshotsBytes: int64(w.cfg.Store.SnapshotsMaxBytes),
 		SnapshotBytes:     int64(w.cfg.Store.SnapshotBytes),

@@ -153,3 +153,26 @@ func TestReplicatedOnExternalServer(t *testing.T) {
 	}
 	second.terminate(t)
 }
+
+// What is said of the disk is what the server does, which the file may choose.
+func TestSyncAlwaysOfTheFile(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		interval string
+		args     []string
+		want     bool
+	}{
+		"the file syncs":         {"always", nil, true},
+		"the file does not sync": {"2m", []string{"--sync-always"}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			file := writeFile(t, "nats-server.conf", fmt.Sprintf("jetstream {sync_interval: %s}", tt.interval))
+			w := serve(t, append([]string{"--nats-config", file, "--data-dir", t.TempDir()}, tt.args...)...)
+			if got := w.logged("serving")[0]["sync_always"]; got != tt.want {
+				t.Errorf("the log says %v", got)
+			}
+			expectParts(t, mustAsk(t, connect(t, w.url), "kv.info", ""), fmt.Sprintf(`"sync_always":%v`, tt.want))
+		})
+	}
+}

@@ -19,8 +19,8 @@
 //   - of the cluster, neither: it is an error, but for what only the file can
 //     tune, such as compression.
 //
-// [Server.Addr], [Server.StoreDir] and [Server.MaxPayload] say what holds in
-// the end.
+// [Server.Addr], [Server.StoreDir], [Server.SyncAlways] and [Server.MaxPayload]
+// say what holds in the end.
 //
 // # Clusters
 //

@@ -39,6 +39,7 @@ type Server struct {
 	maxPayload int
 	jetStream  bool
 	storeDir   string
+	syncAlways bool
 	addr       net.Addr
 
 	clusterAddr net.Addr   // nil without a cluster
@@ -90,6 +91,7 @@ func Start(ctx context.Context, opts Options) (*Server, error) {
 		scheme:     "nats",
 		maxPayload: int(so.MaxPayload),
 		jetStream:  so.JetStream,
+		syncAlways: so.JetStream && so.SyncAlways,
 		logger:     logger,
 		advertise:  so.Cluster.Advertise,
 		routes:     so.Routes,
@@ -229,6 +231,10 @@ func (s *Server) Addr() net.Addr { return s.addr }
 // MaxPayload is the size in bytes, headers included, of the largest message
 // that the server takes.
 func (s *Server) MaxPayload() int { return s.maxPayload }
+
+// SyncAlways reports whether JetStream waits for the disk before it acknowledges
+// a message, which the config file may have chosen. It is false without JetStream.
+func (s *Server) SyncAlways() bool { return s.syncAlways }
 
 // StoreDir is the directory that holds JetStream's files, which the config file
 // may have chosen: the one named jetstream. It is empty without JetStream.

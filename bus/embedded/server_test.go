@@ -308,6 +308,35 @@ func TestStoreDir(t *testing.T) {
 	}
 }
 
+func TestSyncAlways(t *testing.T) {
+	for name, tt := range map[string]struct {
+		option bool
+		file   string
+		want   bool
+	}{
+		"neither":        {false, "", false},
+		"option":         {true, "", true},
+		"file":           {false, "sync_interval: always", true},
+		"file over it":   {true, "sync_interval: 2m", false},
+		"file leaves it": {true, "max_file: 1G", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := start(t, embedded.Options{
+				ConfigFile: writeFile(t, "nats-server.conf", fmt.Sprintf("jetstream { %s }", tt.file)),
+				JetStream:  true,
+				StoreDir:   t.TempDir(),
+				SyncAlways: tt.option,
+			})
+			if s.SyncAlways() != tt.want {
+				t.Errorf("it is %v", s.SyncAlways())
+			}
+		})
+	}
+	if start(t, embedded.Options{ConfigFile: writeFile(t, "nats-server.conf", "port: -1")}).SyncAlways() {
+		t.Error("it is so without JetStream")
+	}
+}
+
 func TestStoreDirThatIsNone(t *testing.T) {
 	file := writeFile(t, "file", "")
 	err := refused(t, embedded.Options{JetStream: true, StoreDir: file})
