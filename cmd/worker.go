@@ -202,7 +202,8 @@ func (w *worker) openStore(ctx context.Context) (kv.Store, error) {
 	}
 	store, err := replicated.Open(opening, w.requests, replicated.Options{
 		Prefix:            w.cfg.Bus.Prefix,
-		Replicas:          w.cfg.Replicas(),
+		Replicas:          w.cfg.Store.Replicas,
+		NewReplicas:       w.cfg.NewReplicas(),
 		Limits:            limits,
 		ReplayEvents:      replay.MaxEvents,
 		ReplayBytes:       int64(replay.MaxBytes),

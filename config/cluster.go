@@ -12,20 +12,17 @@ import (
 // make writes slower, and survive what seldom happens.
 const maxDefaultReplicas = 3
 
-// Replicas is the number of servers that hold the durable store: the one that
-// was asked for, or else as many as the cluster has nodes, at most three. It is
-// 1 without a cluster, and on an external server, of which nothing is known.
+// NewReplicas is the number of servers that hold a durable store which is made
+// where store.replicas asks for none: as many as the cluster has nodes, at most
+// three. It is 1 without a cluster, on an external server, and with a cluster in a
+// nats-server.conf, of which nothing is known.
 //
 // Every node comes to the same number if all have the same routes.
-func (c Config) Replicas() int {
-	switch {
-	case c.Store.Replicas != 0:
-		return c.Store.Replicas
-	case !c.Cluster.Enabled():
+func (c Config) NewReplicas() int {
+	if !c.Cluster.Enabled() {
 		return 1
-	default:
-		return min(c.Cluster.nodes(), maxDefaultReplicas)
 	}
+	return min(c.Cluster.nodes(), maxDefaultReplicas)
 }
 
 // nodes is the number of nodes that the routes name, and this one where it is
@@ -131,7 +128,7 @@ func (v *validator) checkRoutes(c Cluster) {
 // checkReplicas holds the number of replicas against the servers there are.
 func (v *validator) checkReplicas(s Store) {
 	c := v.config.Cluster
-	v.require(slices.Contains([]int{0, 1, 3, 5}, s.Replicas), "store.replicas", "must be 1, 3 or 5, or 0 for as many as the cluster has nodes, at most 3")
+	v.require(slices.Contains([]int{0, 1, 3, 5}, s.Replicas), "store.replicas", "must be 1, 3 or 5, or 0 for those that the store has")
 	switch {
 	case c.Enabled() && routesRule(c.Routes) == "":
 		nodes := c.nodes()

@@ -82,30 +82,26 @@ func TestValidateCluster(t *testing.T) {
 	}
 }
 
-func TestReplicas(t *testing.T) {
+func TestNewReplicas(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
-		replicas int
-		cluster  config.Cluster
-		want     int
+		cluster config.Cluster
+		want    int
 	}{
-		"alone":                  {0, config.Cluster{}, 1},
-		"asked for":              {5, config.Cluster{}, 5},
-		"itself among three":     {0, config.Cluster{Listen: "10.0.0.1:1", Routes: "10.0.0.1:1,10.0.0.2:1,10.0.0.3:1"}, 3},
-		"itself not among three": {0, config.Cluster{Listen: "10.0.0.1:1", Routes: "nats://10.0.0.2:1,nats://10.0.0.3:1"}, 3},
-		"two":                    {0, config.Cluster{Listen: "10.0.0.1:1", Routes: "10.0.0.2:1"}, 2},
-		"at most three":          {0, config.Cluster{Listen: "10.0.0.1:1", Routes: "b:1,c:1,d:1,e:1"}, 3},
-		"fewer asked for":        {1, config.Cluster{Listen: "10.0.0.1:1", Routes: "b:1,c:1"}, 1},
-		"one twice":              {0, config.Cluster{Listen: "10.0.0.1:1", Routes: "nats://b:1,nats://me:pass@b:1"}, 2},
-		"itself by node name":    {0, config.Cluster{NodeName: "a", Listen: ":1", Routes: "A:1,b:1"}, 2},
-		"itself by first label":  {0, config.Cluster{NodeName: "kv-0", Listen: ":1", Routes: "kv-0.kv:1,kv-1.kv:1"}, 2},
-		"itself as advertised":   {0, config.Cluster{Listen: ":1", Advertise: "a.example:7", Routes: "a.example:7,b.example:7"}, 2},
-		"itself, another port":   {0, config.Cluster{NodeName: "a", Listen: ":1", Routes: "a:2,a:3"}, 3},
+		"alone":                  {config.Cluster{}, 1},
+		"itself among three":     {config.Cluster{Listen: "10.0.0.1:1", Routes: "10.0.0.1:1,10.0.0.2:1,10.0.0.3:1"}, 3},
+		"itself not among three": {config.Cluster{Listen: "10.0.0.1:1", Routes: "nats://10.0.0.2:1,nats://10.0.0.3:1"}, 3},
+		"two":                    {config.Cluster{Listen: "10.0.0.1:1", Routes: "10.0.0.2:1"}, 2},
+		"at most three":          {config.Cluster{Listen: "10.0.0.1:1", Routes: "b:1,c:1,d:1,e:1"}, 3},
+		"one twice":              {config.Cluster{Listen: "10.0.0.1:1", Routes: "nats://b:1,nats://me:pass@b:1"}, 2},
+		"itself by node name":    {config.Cluster{NodeName: "a", Listen: ":1", Routes: "A:1,b:1"}, 2},
+		"itself by first label":  {config.Cluster{NodeName: "kv-0", Listen: ":1", Routes: "kv-0.kv:1,kv-1.kv:1"}, 2},
+		"itself as advertised":   {config.Cluster{Listen: ":1", Advertise: "a.example:7", Routes: "a.example:7,b.example:7"}, 2},
+		"itself, another port":   {config.Cluster{NodeName: "a", Listen: ":1", Routes: "a:2,a:3"}, 3},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			cfg := config.Config{Store: config.Store{Replicas: test.replicas}, Cluster: test.cluster}
-			if got := cfg.Replicas(); got != test.want {
+			if got := (config.Config{Cluster: test.cluster}).NewReplicas(); got != test.want {
 				t.Errorf("replicas are %d; want %d", got, test.want)
 			}
 		})

@@ -92,7 +92,7 @@ type Bus struct {
 type Store struct {
 	DataDir     string `koanf:"data_dir" flag:"data-dir" arg:"dir" usage:"directory of the durable store (empty: in memory)"`
 	Replicated  bool   `koanf:"replicated" flag:"replicated" usage:"keep the store in the JetStream of the external server; durable, shared by all workers"`
-	Replicas    int    `koanf:"replicas" flag:"replicas" arg:"count" usage:"servers that hold the durable store: 1, 3 or 5; 0: as many as the cluster has nodes, at most 3"`
+	Replicas    int    `koanf:"replicas" flag:"replicas" arg:"count" usage:"servers that hold the durable store: 1, 3 or 5; 0: those that it has; a new one as many as cluster.routes names nodes, at most 3, or else 1"`
 	SyncAlways  bool   `koanf:"sync_always" flag:"sync-always" usage:"write to the disk (fsync) before each answer, and not every two minutes"`
 	Consistency string `koanf:"consistency" flag:"consistency" arg:"level" values:"linearizable,eventual" usage:"reads that do not ask for one: linearizable sees every answered write, eventual does not wait"`
 

@@ -105,8 +105,9 @@ func (s *Store) Applied() uint64 { return s.applied.Load() }
 // Stream returns the name of the log's stream.
 func (s *Store) Stream() string { return streamName(s.opts.Prefix) }
 
-// Replicas returns the number of servers that hold the log.
-func (s *Store) Replicas() int { return s.opts.Replicas }
+// Replicas returns the number of servers that hold the log, as it was when this
+// worker looked last.
+func (s *Store) Replicas() int { return int(s.replicas.Load()) }
 
 // Closed is closed when the store is.
 func (s *Store) Closed() <-chan struct{} { return s.closed }

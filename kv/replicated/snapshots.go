@@ -35,19 +35,20 @@ type storedSnapshot struct {
 	sequence uint64
 }
 
-// openSnapshots returns the object store of the snapshots.
-func openSnapshots(ctx context.Context, js jetstream.JetStream, opts Options) (jetstream.ObjectStore, error) {
+// openSnapshots returns the object store of the snapshots, on as many servers as
+// the log.
+func (s *Store) openSnapshots(ctx context.Context) (jetstream.ObjectStore, error) {
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
-	maxBytes := opts.MaxSnapshotsBytes
+	maxBytes := s.opts.MaxSnapshotsBytes
 	if maxBytes == 0 {
 		maxBytes = -1
 	}
-	return js.CreateOrUpdateObjectStore(ctx, jetstream.ObjectStoreConfig{
-		Bucket:      streamName(opts.Prefix),
-		Description: "The snapshots of kvbus at " + opts.Prefix,
+	return s.js.CreateOrUpdateObjectStore(ctx, jetstream.ObjectStoreConfig{
+		Bucket:      streamName(s.opts.Prefix),
+		Description: "The snapshots of kvbus at " + s.opts.Prefix,
 		Storage:     jetstream.FileStorage,
-		Replicas:    opts.Replicas,
+		Replicas:    s.Replicas(),
 		MaxBytes:    maxBytes,
 	})
 }

@@ -35,9 +35,11 @@ type Options struct {
 	// Prefix names the log; stores with the same one on the same JetStream
 	// share their state. The default is "kv".
 	Prefix string
-	// Replicas is the number of servers that hold the log: 1, 3 or 5. The
-	// default is 1.
-	Replicas int
+	// Replicas is the number of servers that hold the log: 1, 3 or 5. A log that
+	// has others is changed to it. 0 means those that the log has; one that is
+	// made has NewReplicas then, of which the default is 1.
+	Replicas    int
+	NewReplicas int
 	// Limits of the store; all zero means [kv.DefaultLimits]. They are part of
 	// the shared state: a store that finds others changes them for all.
 	Limits kv.Limits
@@ -85,6 +87,8 @@ type Store struct {
 	logger *slog.Logger
 	id     string // of this worker in the log
 
+	replicas atomic.Int64 // of the log, when this worker looked last
+
 	snapshots    jetstream.ObjectStore
 	snapshotting sync.Mutex    // held by who takes a snapshot
 	ends         uint64        // how many marks were appended to a full log; under snapshotting
@@ -120,8 +124,8 @@ func Open(ctx context.Context, nc *nats.Conn, opts Options) (*Store, error) {
 	if opts.Prefix == "" {
 		opts.Prefix = "kv"
 	}
-	if opts.Replicas == 0 {
-		opts.Replicas = 1
+	if opts.NewReplicas == 0 {
+		opts.NewReplicas = 1
 	}
 	if opts.Limits == (kv.Limits{}) {
 		opts.Limits = kv.DefaultLimits()
@@ -177,13 +181,15 @@ func (s *Store) start(ctx context.Context) error {
 	err := patiently(ctx, s.logger, "open the log "+streamName(s.opts.Prefix), func() error {
 		ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 		defer cancel()
-		return openLog(ctx, s.js, s.opts)
+		replicas, err := openLog(ctx, s.js, s.opts)
+		s.replicas.Store(int64(replicas))
+		return err
 	})
 	if err != nil {
 		return err
 	}
 	err = patiently(ctx, s.logger, "load the snapshots "+streamName(s.opts.Prefix), func() (err error) {
-		if s.snapshots, err = openSnapshots(ctx, s.js, s.opts); err != nil {
+		if s.snapshots, err = s.openSnapshots(ctx); err != nil {
 			return err
 		}
 		return s.load(ctx)
@@ -380,7 +386,7 @@ func (s *Store) Info(ctx context.Context) (kv.Info, error) {
 		info.LogPosition = s.applied.Load()
 	})
 	info.Store, info.Durable, info.Clustered = "replicated", true, true
-	info.Replicas, info.SyncAlways = s.opts.Replicas, s.opts.SyncAlways
+	info.Replicas, info.SyncAlways = s.Replicas(), s.opts.SyncAlways
 	return info, err
 }
 

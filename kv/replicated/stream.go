@@ -1,6 +1,7 @@
 package replicated
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -66,15 +67,15 @@ func patiently(ctx context.Context, logger *slog.Logger, what string, attempt fu
 	}
 }
 
-// openLog creates the log's stream if there is none. It fails with
-// [kv.ErrInvalidArgument] if a stream of that name is not such a log.
-func openLog(ctx context.Context, js jetstream.JetStream, opts Options) error {
+// openLog creates the log's stream if there is none, and returns the number of
+// servers that hold it. It fails with [kv.ErrInvalidArgument] if a stream of that
+// name is not such a log.
+func openLog(ctx context.Context, js jetstream.JetStream, opts Options) (replicas int, err error) {
 	want := jetstream.StreamConfig{
 		Name:        streamName(opts.Prefix),
 		Description: "The log of kvbus at " + opts.Prefix,
 		Subjects:    []string{logSubject(opts.Prefix), markSubject(opts.Prefix)},
 		Storage:     jetstream.FileStorage,
-		Replicas:    opts.Replicas,
 		Retention:   jetstream.LimitsPolicy,
 		Discard:     jetstream.DiscardNew,
 		MaxBytes:    opts.MaxLogBytes,
@@ -87,17 +88,19 @@ func openLog(ctx context.Context, js jetstream.JetStream, opts Options) error {
 	}
 	stream, err := js.Stream(ctx, want.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		want.Replicas = cmp.Or(opts.Replicas, opts.NewReplicas)
 		stream, err = js.CreateStream(ctx, want)
 	}
-	if err != nil {
-		return err
+	if err == nil {
+		want.Replicas = cmp.Or(opts.Replicas, stream.CachedInfo().Config.Replicas)
+		err = adjust(ctx, js, stream, want, opts.Logger)
 	}
-	return adjust(ctx, js, stream, want)
+	return want.Replicas, err
 }
 
 // adjust compares the stream that is there with what is wanted. What can be
 // changed safely is changed.
-func adjust(ctx context.Context, js jetstream.JetStream, stream jetstream.Stream, want jetstream.StreamConfig) error {
+func adjust(ctx context.Context, js jetstream.JetStream, stream jetstream.Stream, want jetstream.StreamConfig, logger *slog.Logger) error {
 	have := stream.CachedInfo().Config
 	foreign := func(what string, have, want any) error {
 		return fmt.Errorf("%w: the stream %s has %s %v, a log of kvbus has %v: it is somebody else's, or was changed by hand",
@@ -120,10 +123,14 @@ func adjust(ctx context.Context, js jetstream.JetStream, stream jetstream.Stream
 	if have.Replicas == want.Replicas && have.MaxBytes == want.MaxBytes && have.AllowDirect && have.RePublish != nil {
 		return nil
 	}
+	from := slog.Group("from", "replicas", have.Replicas, "max_bytes", have.MaxBytes)
 	have.Replicas, have.MaxBytes = want.Replicas, want.MaxBytes
 	have.AllowDirect, have.RePublish = want.AllowDirect, want.RePublish
-	_, err := js.UpdateStream(ctx, have)
-	return err
+	if _, err := js.UpdateStream(ctx, have); err != nil {
+		return err
+	}
+	logger.Info("the log was changed", "stream", have.Name, from, slog.Group("to", "replicas", have.Replicas, "max_bytes", have.MaxBytes))
+	return nil
 }
 
 // logState returns what the log has.
@@ -134,7 +141,9 @@ func (s *Store) logState(ctx context.Context) (jetstream.StreamState, error) {
 	if err != nil {
 		return jetstream.StreamState{}, err
 	}
-	return stream.CachedInfo().State, nil
+	info := stream.CachedInfo()
+	s.replicas.Store(int64(info.Config.Replicas)) // another worker may have changed them
+	return info.State, nil
 }
 
 // noPeers is JetStream's error while too few servers of a cluster are there.
