@@ -231,7 +231,7 @@ func (s *Store) removeRemains(ctx context.Context, age time.Duration) error {
 	}
 	bucket := streamName(s.opts.Prefix)
 	parts := "$O." + bucket + ".C."
-	stream, err := s.js.Stream(ctx, "OBJ_"+bucket)
+	stream, err := s.js.Stream(ctx, snapshotsStream(s.opts.Prefix))
 	if err != nil {
 		return fmt.Errorf("look for remains of snapshots: %w", err)
 	}

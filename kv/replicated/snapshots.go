@@ -44,11 +44,21 @@ func (s *Store) openSnapshots(ctx context.Context) (jetstream.ObjectStore, error
 	if maxBytes == 0 {
 		maxBytes = -1
 	}
+	replicas := s.Replicas()
+	stream, err := s.js.Stream(ctx, snapshotsStream(s.opts.Prefix))
+	if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil, err
+	}
+	if err == nil && stream.CachedInfo().Config.Replicas == replicas && stream.CachedInfo().Config.MaxBytes == maxBytes {
+		// An update that changes nothing may be refused all the same, where
+		// the server has less room by now than it has promised.
+		return s.js.ObjectStore(ctx, streamName(s.opts.Prefix))
+	}
 	return s.js.CreateOrUpdateObjectStore(ctx, jetstream.ObjectStoreConfig{
 		Bucket:      streamName(s.opts.Prefix),
 		Description: "The snapshots of kvbus at " + s.opts.Prefix,
 		Storage:     jetstream.FileStorage,
-		Replicas:    s.Replicas(),
+		Replicas:    replicas,
 		MaxBytes:    maxBytes,
 	})
 }

@@ -29,6 +29,10 @@ func streamName(prefix string) string {
 	return "KVBUS_" + strings.ReplaceAll(prefix, ".", "_")
 }
 
+// snapshotsStream returns the name of the stream that the object store of the
+// snapshots is in.
+func snapshotsStream(prefix string) string { return "OBJ_" + streamName(prefix) }
+
 // logSubject returns the subject to which records are appended, and markSubject
 // the one for those that JetStream shows to the publisher of the events.
 func logSubject(prefix string) string  { return "$KVBUS." + prefix + ".log" }

@@ -71,6 +71,23 @@ func TestReplicasOfANewLog(t *testing.T) {
 	}
 }
 
+// A log opens on a server that has less room now than it has promised once, as
+// where others have filled the disk.
+func TestLessRoomThanPromised(t *testing.T) {
+	dir := t.TempDir()
+	opts := replicated.Options{MaxLogBytes: 8 << 20, MaxSnapshotsBytes: 8 << 20}
+	for _, room := range []int64{32 << 20, 4 << 20} {
+		s := bustest.StartServer(t, server.Options{JetStream: true, StoreDir: dir, JetStreamMaxStore: room})
+		store := open(t, s, opts)
+		if _, err := kv.Of(store).Set(bounded(t), "k", "v"); err != nil {
+			t.Error(err)
+		}
+		store.Close()
+		s.Shutdown()
+		s.WaitForShutdown()
+	}
+}
+
 // A log that begins too late, with no snapshot, is told from one that takes
 // nothing: the first never mends.
 func TestLogThatTakesNothing(t *testing.T) {
