@@ -22,6 +22,8 @@ const (
 	// apiTimeout bounds a request to JetStream. In a cluster some get no answer,
 	// such as those to a server that is gone and is not known to be.
 	apiTimeout = 2 * time.Second
+	// waitRepeat is how often the log says again for what it waits.
+	waitRepeat = 15 * time.Second
 )
 
 // streamName returns the name of the log's stream: a stream's name has no dots.
@@ -49,9 +51,10 @@ func directGetSubject(prefix string) string { return "$JS.API.DIRECT.GET." + str
 
 // patiently makes attempts until one does not fail for a reason that may pass
 // by itself: JetStream may still need a quorum, or a leader. It fails when ctx
-// ends.
+// ends. What lasts may need an operator after all, so it warns now and then.
 func patiently(ctx context.Context, logger *slog.Logger, what string, attempt func() error) error {
-	for said := false; ; {
+	begun := time.Now()
+	for said := (time.Time{}); ; {
 		err := attempt()
 		if err == nil {
 			return nil
@@ -59,9 +62,13 @@ func patiently(ctx context.Context, logger *slog.Logger, what string, attempt fu
 		if !transient(err) || ctx.Err() != nil {
 			return fmt.Errorf("%s: %w", what, err)
 		}
-		if !said {
-			said = true
+		switch {
+		case said.IsZero():
 			logger.Info("waiting for JetStream", "to", what, "reason", err)
+			said = time.Now()
+		case time.Since(said) >= waitRepeat:
+			logger.Warn("still waiting for JetStream", "to", what, "reason", err, "since", time.Since(begun).Round(time.Second))
+			said = time.Now()
 		}
 		select {
 		case <-time.After(retryDelay):
@@ -98,6 +105,9 @@ func openLog(ctx context.Context, js jetstream.JetStream, opts Options) (replica
 	if err == nil {
 		want.Replicas = cmp.Or(opts.Replicas, stream.CachedInfo().Config.Replicas)
 		err = adjust(ctx, js, stream, want, opts.Logger)
+	}
+	if api, ok := errors.AsType[*jetstream.APIError](err); ok && api.ErrorCode == storageExceeded {
+		err = fmt.Errorf("%w: the log may take %d bytes, as MaxLogBytes says", err, want.MaxBytes)
 	}
 	return want.Replicas, err
 }
@@ -150,19 +160,36 @@ func (s *Store) logState(ctx context.Context) (jetstream.StreamState, error) {
 	return info.State, nil
 }
 
-// noPeers is JetStream's error while too few servers of a cluster are there.
-const noPeers jetstream.ErrorCode = 10005
+// JetStream's error codes that say by themselves, whatever the status is, whether
+// to wait.
+const (
+	// noPeers: too few servers of a cluster are there.
+	noPeers jetstream.ErrorCode = 10005
+	// noCluster: more than one replica is asked of a server that stands alone. One
+	// of a cluster takes no requests before it knows that it is.
+	noCluster jetstream.ErrorCode = 10074
+	// invalidConfig: a stream can't be like that.
+	invalidConfig jetstream.ErrorCode = 10052
+)
 
 // errNotYet says that something can't be done now.
 var errNotYet = errors.New("not yet")
 
 // transient reports whether an error of JetStream may pass by itself.
 func transient(err error) bool {
+	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
+		return true // another worker was faster
+	}
 	if api, ok := errors.AsType[*jetstream.APIError](err); ok {
-		return api.Code >= 500 || api.ErrorCode == noPeers
+		switch api.ErrorCode {
+		case noPeers:
+			return true
+		case noCluster, invalidConfig, storageExceeded:
+			return false
+		}
+		return api.Code >= 500
 	}
 	return errors.Is(err, nats.ErrNoResponders) || errors.Is(err, nats.ErrTimeout) ||
 		errors.Is(err, jetstream.ErrJetStreamNotEnabled) || errors.Is(err, context.DeadlineExceeded) ||
-		errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) || // another worker was faster
 		errors.Is(err, nats.ErrReconnectBufExceeded) || errors.Is(err, errNoRecord) || errors.Is(err, errNotYet)
 }

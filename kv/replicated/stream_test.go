@@ -71,6 +71,31 @@ func TestReplicasOfANewLog(t *testing.T) {
 	}
 }
 
+// What no wait mends is an error at once.
+func TestWhatJetStreamCanNotDo(t *testing.T) {
+	s := bustest.StartServer(t, server.Options{JetStream: true, StoreDir: t.TempDir(), JetStreamMaxStore: 1 << 20})
+	for name, test := range map[string]struct {
+		opts replicated.Options
+		want string
+	}{
+		"replicas on one server": {replicated.Options{Replicas: 3}, "replicas > 1 not supported in non-clustered mode"},
+		"more than there is":     {replicated.Options{MaxLogBytes: 2 << 20}, "insufficient storage resources available: the log may take 2097152 bytes"},
+		"snapshots likewise":     {replicated.Options{MaxSnapshotsBytes: 2 << 20}, "insufficient storage resources available"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx := bounded(t)
+			store, err := replicated.Open(ctx, bustest.Connect(t, s), test.opts)
+			if err == nil {
+				store.Close()
+				t.Fatal("it opens")
+			}
+			if ctx.Err() != nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("error is %v; want one with %q", err, test.want)
+			}
+		})
+	}
+}
+
 // A log opens on a server that has less room now than it has promised once, as
 // where others have filled the disk.
 func TestLessRoomThanPromised(t *testing.T) {
