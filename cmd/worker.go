@@ -1,6 +1,7 @@
 package cmd
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -92,6 +93,8 @@ func (w *worker) start(ctx context.Context) (err error) {
 		case reconnected <- struct{}{}:
 		default:
 		}
+	}), nats.ClosedHandler(func(nc *nats.Conn) {
+		w.fail(fmt.Errorf("the connection to NATS has ended: %w", cmp.Or(nc.LastError(), nats.ErrConnectionClosed)))
 	}))
 	if err != nil {
 		return err
@@ -100,13 +103,6 @@ func (w *worker) start(ctx context.Context) (err error) {
 	if w.store, err = w.openStore(ctx); err != nil {
 		return err
 	}
-	w.bridge = watchbridge.Start(w.store, watchbridge.Options{
-		Dial: func(ctx context.Context) (*nats.Conn, error) {
-			return connector.connect(ctx, "events", nats.NoReconnect())
-		},
-		Subjects: subjects,
-		Logger:   w.logger,
-	})
 	w.service, err = service.Start(ctx, w.requests, w.store, service.Options{
 		Subjects:        subjects,
 		WorkerName:      w.cfg.Name,
@@ -119,6 +115,15 @@ func (w *worker) start(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	// Only now, when the prefix is this worker's: who watches takes the first
+	// heartbeat of another store in memory for the end of the one before.
+	w.bridge = watchbridge.Start(w.store, watchbridge.Options{
+		Dial: func(ctx context.Context) (*nats.Conn, error) {
+			return connector.connect(ctx, "events", nats.NoReconnect())
+		},
+		Subjects: subjects,
+		Logger:   w.logger,
+	})
 	w.routines.Go(func() { w.reclaim(w.background, reconnected) })
 	return w.announce(ctx)
 }

@@ -14,6 +14,9 @@ func TestSecondWorkerIsRefused(t *testing.T) {
 	c := terminal{t, first.url}
 	c.request("kv.set.color", "blue")
 
+	watch := startWatch(t, first.url, "--state")
+	watch.await(t, "STATE color=blue", "READY")
+
 	second := startWorker(t, nil, "--nats-url", first.url)
 	second.expectExit(t, 1)
 	expectParts(t, second.stderr.String(), "kvbus: ", "already serves", `prefix "kv"`, "--prefix", "--nats-url")
@@ -23,6 +26,19 @@ func TestSecondWorkerIsRefused(t *testing.T) {
 	if got := c.request("kv.get.color", ""); got != "blue" {
 		t.Errorf("the value is %q; want blue", got)
 	}
+	// The watch goes on, also after the next heartbeat of the first: it has heard
+	// nothing of the second.
+	beats, err := connect(t, first.url).SubscribeSync("kv.revision")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.request("kv.set.color", "green")
+	if _, err := beats.NextMsg(patience); err != nil {
+		t.Fatal(err)
+	}
+	c.request("kv.set.color", "red")
+	watch.await(t, "STATE color=blue", "READY", "SET color=green", "SET color=red")
+	watch.interrupt(t)
 	first.terminate(t)
 }
 
