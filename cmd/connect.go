@@ -122,6 +122,8 @@ func (c *connector) options(purpose string) ([]nats.Option, error) {
 		// What can't be sent now must fail now: an answer would be too late, and
 		// events are held by the store.
 		nats.ReconnectBufSize(-1),
+		// Who may connect may be unknown to a server for a while, as when it starts.
+		nats.IgnoreAuthErrorAbort(),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			if err != nil {
 				logger.Warn("disconnected from NATS", "error", err)

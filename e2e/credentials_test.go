@@ -49,6 +49,41 @@ func TestUserAndPassword(t *testing.T) {
 	}
 }
 
+// A server that comes back and does not know the worker for a while, as before it
+// has heard of its accounts, gets it back later.
+func TestUserIsUnknownForAWhile(t *testing.T) {
+	t.Parallel()
+	const known = `authorization { users: [ {user: worker, password: "right-1"}, {user: other, password: "right-2"} ] }`
+	s := startServer(t, known)
+	w := startWorker(t, []string{"KVBUS_NATS__PASSWORD=right-1"}, "--nats-url", s.url, "--user", "worker")
+	w.awaitLog(t, "serving")
+	config, err := os.ReadFile(s.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	restart := func(config string) {
+		t.Helper()
+		s.kill()
+		if err := os.WriteFile(s.config, []byte(config), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s.start(t)
+	}
+
+	restart(strings.Replace(string(config), "worker", "nobody", 1))
+	// Both connections are refused more often than nats.go bears by itself.
+	if !s.stderr.await(s.ended, func(text string) bool { return strings.Count(text, "authentication error") >= 8 }) {
+		t.Fatalf("the worker does not come back again and again:\n%s", s.stderr.String())
+	}
+	restart(string(config))
+	w.awaitLog(t, "reconnected to NATS")
+	client := connect(t, s.url, nats.UserInfo("other", "right-2"))
+	if got := mustAsk(t, client, "kv.set.color", "blue"); got != "1" {
+		t.Errorf("set answers %q; want 1", got)
+	}
+	w.terminate(t)
+}
+
 func TestNKey(t *testing.T) {
 	t.Parallel()
 	public, seedFile := newNKey(t)

@@ -65,8 +65,10 @@ const (
 	confirmDelay = 50 * time.Millisecond
 	// confirmTimeout is how long it waits for the answer.
 	confirmTimeout = 5 * time.Second
-	// retryDelay is the pause after a failure.
-	retryDelay = 100 * time.Millisecond
+	// retryDelay is the pause after a failure. It doubles, up to lastRetryDelay,
+	// while no connection can be made.
+	retryDelay     = 100 * time.Millisecond
+	lastRetryDelay = 5 * time.Second
 )
 
 // A Source is a store whose events are published.
@@ -172,15 +174,15 @@ func (b *Bridge) run(ctx context.Context) {
 		if errors.Is(err, kv.ErrClosed) || ctx.Err() != nil {
 			return
 		}
-		b.pause(ctx, err)
+		b.pause(ctx, err, retryDelay)
 	}
 }
 
 // pause is what comes between a failure and the next attempt.
-func (b *Bridge) pause(ctx context.Context, failure error) {
-	b.logger.Warn("publishing events was interrupted", "error", failure, "confirmed_revision", b.confirmed.Load())
+func (b *Bridge) pause(ctx context.Context, failure error, delay time.Duration) {
+	b.logger.Warn("publishing events was interrupted", "error", failure, "confirmed_revision", b.confirmed.Load(), "retry_in", delay)
 	select {
-	case <-time.After(retryDelay):
+	case <-time.After(delay):
 	case <-ctx.Done():
 	}
 }
@@ -236,13 +238,13 @@ func (b *Bridge) dial(ctx context.Context) (*nats.Conn, error) {
 			end(kv.ErrClosed)
 		}
 	})
-	for {
+	for delay := retryDelay; ; delay = min(2*delay, lastRetryDelay) {
 		nc, err := b.opts.Dial(ctx)
 		if err == nil {
 			return nc, nil
 		}
 		if ctx.Err() == nil {
-			b.pause(ctx, err)
+			b.pause(ctx, err, delay)
 		}
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
