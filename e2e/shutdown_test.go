@@ -246,6 +246,12 @@ func TestServerIsLostDuringStop(t *testing.T) {
 	}
 }
 
+// Who is not to wait, and has nothing to wait for, has not failed.
+func TestStopWithoutWait(t *testing.T) {
+	t.Parallel()
+	serve(t, "--drain-timeout", "0s").terminate(t)
+}
+
 // Events that are due are waited for, until the drain timeout and no longer.
 func TestStopWithoutServerWhileEventsAreDue(t *testing.T) {
 	t.Parallel()

@@ -46,7 +46,10 @@ func (s *Service) Stop(ctx context.Context) error {
 		select {
 		case <-done:
 		case <-ctx.Done():
-			return fmt.Errorf("requests are still unanswered: %w", ctx.Err())
+			if n := s.unanswered(); n > 0 {
+				return fmt.Errorf("%d requests are still unanswered: %w", n, ctx.Err())
+			}
+			return nil
 		}
 	}
 
@@ -56,6 +59,14 @@ func (s *Service) Stop(ctx context.Context) error {
 		return fmt.Errorf("send the last answers: %w", err)
 	}
 	return nil
+}
+
+// unanswered returns how many requests were taken and not yet answered.
+func (s *Service) unanswered() (n int64) {
+	for _, l := range s.lanes {
+		n += l.queue.outstanding.Load()
+	}
+	return n
 }
 
 // whileConnected returns a context that ends with ctx, and earlier if nc is away

@@ -121,3 +121,25 @@ func TestStopAfterTheServerIsLost(t *testing.T) {
 		t.Errorf("the value is %q, %v", got.Value, err)
 	}
 }
+
+// A stop that may not wait fails only if there was something to wait for.
+func TestStopWithoutWait(t *testing.T) {
+	s := bustest.StartServer(t, server.Options{})
+	ended, cancel := context.WithCancel(context.Background())
+	cancel()
+	idle, _ := startGated(t, s, service.Options{})
+	if err := idle.Stop(ended); err != nil {
+		t.Errorf("with nothing to answer: %v", err)
+	}
+
+	busy, g := startGated(t, s, service.Options{})
+	nc := bustest.Connect(t, s)
+	if err := nc.PublishRequest("kv.set.k", nc.NewRespInbox(), nil); err != nil {
+		t.Fatal(err)
+	}
+	<-g.entered
+	if err := busy.Stop(ended); !errors.Is(err, context.Canceled) {
+		t.Errorf("with a request under way: %v", err)
+	}
+	close(g.gate)
+}
