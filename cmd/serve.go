@@ -33,9 +33,6 @@ defaults; see 'kvbus config --help'.`,
 			if err != nil {
 				return err
 			}
-			if cfg.Name == "" {
-				cfg.Name = hostName()
-			}
 			return run(command.Context(), cfg, newLogger(a.stderr, cfg.Log, a.environ))
 		}),
 	}

@@ -83,7 +83,7 @@ func (w *worker) start(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	connector := connector{settings: w.cfg.NATS, name: "kvbus " + w.cfg.Name, server: w.server, logger: w.logger}
+	connector := connector{settings: w.cfg.NATS, name: "kvbus " + w.name(), server: w.server, logger: w.logger}
 	// A connection that comes back may be to a server on which another worker
 	// has taken the prefix since.
 	reconnected := make(chan struct{}, 1)
@@ -105,7 +105,7 @@ func (w *worker) start(ctx context.Context) (err error) {
 	}
 	w.service, err = service.Start(ctx, w.requests, w.store, service.Options{
 		Subjects:        subjects,
-		WorkerName:      w.cfg.Name,
+		WorkerName:      w.name(),
 		Version:         readBuild().semantic(),
 		MaxPending:      w.cfg.Service.MaxPending,
 		MaxPendingBytes: int(w.cfg.Service.MaxPendingBytes),
@@ -129,14 +129,11 @@ func (w *worker) start(ctx context.Context) (err error) {
 }
 
 func (w *worker) startServer(ctx context.Context) (*embedded.Server, error) {
-	listen := w.cfg.NATS.Listen
-	if w.cfg.NATS.Config != "" && listen == config.Default().NATS.Listen {
-		listen = "" // the file's own address holds
-	}
 	cluster := w.cfg.Cluster
 	options := embedded.Options{
 		ServerName: w.cfg.Name,
-		Listen:     listen,
+		HostName:   hostName(),
+		Listen:     w.cfg.NATS.Listen,
 		ConfigFile: w.cfg.NATS.Config,
 		MaxPayload: service.MaxPayload(int(w.cfg.Store.MaxValueSize)),
 		JetStream:  w.cfg.Store.DataDir != "",
@@ -166,6 +163,9 @@ func (w *worker) startServer(ctx context.Context) (*embedded.Server, error) {
 	}
 	return server, nil
 }
+
+// name returns what this worker is called, for people.
+func (w *worker) name() string { return cmp.Or(w.cfg.Name, hostName()) }
 
 // durable reports whether the store survives this process.
 func (w *worker) durable() bool { return w.cfg.Store.DataDir != "" || w.cfg.Store.Replicated }

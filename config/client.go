@@ -1,6 +1,12 @@
 package config
 
-import "net"
+import (
+	"cmp"
+	"net"
+)
+
+// DefaultListen is where an embedded server listens that nobody tells where.
+const DefaultListen = "127.0.0.1:4222"
 
 // client returns what of c concerns a client of the service, over the defaults:
 // how it logs, where its server is and by which prefix. Where no external server
@@ -8,11 +14,11 @@ import "net"
 func (c Config) client() Config {
 	client := Default()
 	client.Log, client.NATS, client.Bus = c.Log, c.NATS, c.Bus
-	host, port, err := net.SplitHostPort(c.NATS.Listen)
+	host, port, err := net.SplitHostPort(cmp.Or(c.NATS.Listen, DefaultListen))
 	if err != nil {
 		return client // validation tells what is wrong with it
 	}
-	client.NATS.Listen, client.NATS.Config = Default().NATS.Listen, ""
+	client.NATS.Listen, client.NATS.Config = "", ""
 	if c.NATS.External() {
 		return client
 	}
@@ -20,7 +26,7 @@ func (c Config) client() Config {
 		host = "127.0.0.1"
 	}
 	if port == "0" {
-		_, port, _ = net.SplitHostPort(client.NATS.Listen) // which one it got is not known
+		_, port, _ = net.SplitHostPort(DefaultListen) // which one it got is not known
 	}
 	client.NATS.URL = URLs("nats://" + net.JoinHostPort(host, port))
 	return client

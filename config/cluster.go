@@ -85,6 +85,8 @@ func (v *validator) checkCluster(c Cluster) {
 	if c.Advertise != "" {
 		if rule := routeListenRule(c.Advertise); rule != "" {
 			v.require(false, "cluster.advertise", rule)
+		} else if host, _, _ := net.SplitHostPort(c.Advertise); host == "" || net.ParseIP(host).IsUnspecified() {
+			v.require(false, "cluster.advertise", "must have a host by which the other nodes reach this one")
 		}
 	}
 	v.require(c.NodeName != "", "cluster.node_name", "must be set with cluster.listen, to another name on each node", "cluster.listen")
@@ -123,6 +125,16 @@ func (v *validator) checkRoutes(c Cluster) {
 		return
 	}
 	v.require(c.nodes() > 1, "cluster.routes", "must name another node than this one", "cluster.listen", "cluster.node_name")
+	// A node shows what its routes say, and asks others only for what cluster says.
+	for _, route := range c.Routes.List() {
+		parsed, err := url.Parse(route)
+		if err != nil {
+			continue // routesRule tells
+		}
+		v.require(parsed.Scheme != "tls" || c.TLS != ClusterTLS{}, "cluster.routes", "must not have tls as scheme without cluster.tls: the nodes would speak in clear", "cluster.tls.ca")
+		masked := strings.Contains(route, mask) // which is told already
+		v.require(parsed.User == nil || c.User != "" || masked, "cluster.routes", "must have no user without cluster.user: the nodes would let in anybody", "cluster.user")
+	}
 }
 
 // checkReplicas holds the number of replicas against the servers there are.

@@ -56,7 +56,7 @@ type Log struct {
 type NATS struct {
 	// Listen has a host, which may be empty for all interfaces, and a port,
 	// where 0 is any free one.
-	Listen  string `koanf:"listen" flag:"listen" arg:"host:port" usage:"address of the embedded server; port 0: any free one"`
+	Listen  string `koanf:"listen" flag:"listen" arg:"host:port" usage:"address of the embedded server (empty: that of nats.config, or 127.0.0.1:4222); port 0: any free one"`
 	Config  string `koanf:"config" flag:"nats-config" arg:"file" usage:"nats-server.conf for the embedded server: accounts, TLS, clustering"`
 	URL     URLs   `koanf:"url" flag:"nats-url" arg:"urls" usage:"external servers, comma separated; no server is embedded then"`
 	Context string `koanf:"context" flag:"nats-context" arg:"context" usage:"external server by a context of the nats command: its name or file"`
@@ -167,9 +167,8 @@ type Service struct {
 // server on the loopback interface and a store in memory.
 func Default() Config {
 	return Config{
-		Log:  Log{Level: "info", Format: "auto"},
-		NATS: NATS{Listen: "127.0.0.1:4222"},
-		Bus:  Bus{Prefix: "kv"},
+		Log: Log{Level: "info", Format: "auto"},
+		Bus: Bus{Prefix: "kv"},
 		Store: Store{
 			Consistency:    "linearizable",
 			LogMaxBytes:    1 * GiB,

@@ -168,10 +168,9 @@ func custom() config.Config {
 		Name: "worker-1",
 		Log:  config.Log{Level: "debug", Format: "json"},
 		NATS: config.NATS{
-			Listen: "127.0.0.1:4222",
-			URL:    "nats://one:4222,tls://two",
-			User:   "true",
-			TLS:    config.TLS{CA: "ca.pem", Cert: "cert.pem", Key: "key: #1.pem"},
+			URL:  "nats://one:4222,tls://two",
+			User: "true",
+			TLS:  config.TLS{CA: "ca.pem", Cert: "cert.pem", Key: "key: #1.pem"},
 		},
 		Bus: config.Bus{Prefix: "team.kv"},
 		Store: config.Store{

@@ -1,6 +1,9 @@
 package config
 
-import "strings"
+import (
+	"net/url"
+	"strings"
+)
 
 // mask stands where a secret is not shown.
 const mask = "***"
@@ -64,12 +67,26 @@ func (u URLs) GoString() string { return u.String() }
 // MarshalText keeps what is masked out of logs, JSON and YAML.
 func (u URLs) MarshalText() ([]byte, error) { return []byte(u.String()), nil }
 
+// maskPart masks what can't be a server, as it has no port where one belongs: it
+// may be the part of a password before a comma.
+func maskPart(server string) string {
+	scheme, rest, found := strings.Cut(server, "://")
+	if !found {
+		scheme, rest = "nats", server
+	}
+	if _, err := url.Parse(scheme + "://" + rest); err == nil {
+		return server
+	}
+	user, _, _ := strings.Cut(rest, ":")
+	return strings.TrimSuffix(server, rest) + user + ":" + mask
+}
+
 // maskURL works on the text and not on a parsed URL, so that one which does
 // not parse can be shown in an error without giving a password away.
 func maskURL(server string) string {
 	at := strings.LastIndex(server, "@")
 	if at < 0 {
-		return server
+		return maskPart(server)
 	}
 	start := 0
 	if _, rest, found := strings.Cut(server, "://"); found && len(server)-len(rest) <= at {

@@ -124,7 +124,7 @@ func TestFlagsShowTheDefaults(t *testing.T) {
 	config.RegisterFlags(flags)
 	help := flags.FlagUsages()
 	for _, want := range []string{
-		"(default info)", "(default auto)", "(default 127.0.0.1:4222)", "(default kv)",
+		"(default info)", "(default auto)", "(default kv)",
 		"(default 10000)", "(default 1MiB)", "(default 0B)", "(default 4096)", "(default 64MiB)", "(default 10s)",
 		"largest value, up to " + config.MaxValueSizeLimit.String(),
 	} {

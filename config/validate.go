@@ -8,10 +8,11 @@ import (
 	"strconv"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 )
 
 // MaxValueSizeLimit is the most that store.max_value_size may be. A
-// compare-and-swap carries two values in one message; with 8 MiB each, four
+// compare-and-swap carries two values in one message; with 8 MiB each, three
 // such messages fit in the 64 MiB that a NATS server buffers for a connection
 // and allows as max_payload, headers included.
 const MaxValueSizeLimit = 8 * MiB
@@ -68,8 +69,10 @@ func (v *validator) require(holds bool, path, rule string, others ...string) {
 }
 
 func (v *validator) checkNATS(n NATS) {
-	if rule := listenRule(n.Listen); rule != "" {
-		v.require(false, "nats.listen", rule)
+	if n.Listen != "" {
+		if rule := listenRule(n.Listen); rule != "" {
+			v.require(false, "nats.listen", rule)
+		}
 	}
 	if rule := urlsRule(n.URL); rule != "" {
 		v.require(false, "nats.url", rule)
@@ -78,8 +81,7 @@ func (v *validator) checkNATS(n NATS) {
 	v.require(!strings.Contains(string(n.URL), mask), "nats.url", "has the mask of a printed configuration in place of a secret")
 
 	v.require(n.URL == "" || n.Context == "", "nats.context", "can't be used together with nats.url: they are two ways to name a server", "nats.url")
-	// A listen address is always there; one that is not the default was asked for.
-	v.require(!n.External() || n.Listen == Default().NATS.Listen, "nats.listen", "is for the embedded server, and nats.url or nats.context names an external one", "nats.url", "nats.context")
+	v.require(!n.External() || n.Listen == "", "nats.listen", "is for the embedded server, and nats.url or nats.context names an external one", "nats.url", "nats.context")
 	v.require(!n.External() || n.Config == "", "nats.config", "is for the embedded server, and nats.url or nats.context names an external one", "nats.url", "nats.context")
 
 	v.require(n.Creds == "" || n.NKey == "", "nats.creds", "can't be used together with nats.nkey", "nats.nkey")
@@ -183,16 +185,24 @@ func urlsRule(urls URLs) string {
 	return ""
 }
 
+// maxPrefixLength is that of a prefix on the bus, in bytes.
+const maxPrefixLength = 256
+
 // prefixRule keeps what is published under the prefix a valid, literal subject
-// outside the server's own.
+// outside the server's own. It is the rule of the bus, where a setting can't ask.
 func prefixRule(prefix string) string {
-	if strings.HasPrefix(prefix, "$") {
-		return "must not start with $, which is for NATS itself"
+	if len(prefix) > maxPrefixLength {
+		return fmt.Sprintf("must have at most %d bytes", maxPrefixLength)
+	}
+	if !utf8.ValidString(prefix) {
+		return "must be UTF-8"
 	}
 	for token := range strings.SplitSeq(prefix, ".") {
 		switch {
 		case token == "":
 			return "must have no empty token"
+		case token[0] == '$':
+			return "must have no token that starts with $, which is for NATS itself"
 		case strings.ContainsFunc(token, isSpaceOrControl):
 			return "must have no spaces or control characters"
 		case strings.ContainsAny(token, "*>"):

@@ -39,6 +39,7 @@ func TestValidate(t *testing.T) {
 		"server, empty":       {func(c *config.Config) { c.NATS.URL = "a,,b" }, "must have a server between two commas"},
 		"server, scheme":      {func(c *config.Config) { c.NATS.URL = "http://a" }, "must have nats, tls, ws or wss as scheme"},
 		"server, no host":     {func(c *config.Config) { c.NATS.URL = "nats://:4222" }, "must be servers like nats://host:4222"},
+		"server, cut, masked": {func(c *config.Config) { c.NATS.URL = "nats://u:hun,ter2@host" }, `nats.url (--nats-url) is "nats://u:***,***@host": must be servers`},
 		"server, bad, masked": {func(c *config.Config) { c.NATS.URL = "nats://me:hunter2@%zz" }, `nats.url (--nats-url) is "nats://me:***@%zz": must be servers`},
 		"server, mask":        {func(c *config.Config) { c.NATS.URL = "nats://me:***@a" }, "has the mask"},
 
@@ -68,7 +69,11 @@ func TestValidate(t *testing.T) {
 		"prefix, space":        {func(c *config.Config) { c.Bus.Prefix = "a b" }, "must have no spaces"},
 		"prefix, *":            {func(c *config.Config) { c.Bus.Prefix = "a.*" }, "must have no wildcards"},
 		"prefix, >":            {func(c *config.Config) { c.Bus.Prefix = "a.>" }, "must have no wildcards"},
-		"prefix, $":            {func(c *config.Config) { c.Bus.Prefix = "$SYS.a" }, "must not start with $"},
+		"prefix, $":            {func(c *config.Config) { c.Bus.Prefix = "$SYS.a" }, "must have no token that starts with $"},
+		"prefix, later $":      {func(c *config.Config) { c.Bus.Prefix = "a.$b" }, "must have no token that starts with $"},
+		"prefix, longest":      {func(c *config.Config) { c.Bus.Prefix = strings.Repeat("p", 256) }, ""},
+		"prefix, too long":     {func(c *config.Config) { c.Bus.Prefix = strings.Repeat("p", 257) }, "must have at most 256 bytes"},
+		"prefix, no UTF-8":     {func(c *config.Config) { c.Bus.Prefix = "a\xff" }, "must be UTF-8"},
 
 		"keys, no limit":       {func(c *config.Config) { c.Store.MaxKeys = 0 }, ""},
 		"keys, negative":       {func(c *config.Config) { c.Store.MaxKeys = -1 }, "store.max_keys (--max-keys) is -1: must be 0 (no limit) or more"},
@@ -135,7 +140,7 @@ func TestValidateReportsEveryProblem(t *testing.T) {
 		got = append(got, p.Path)
 	}
 	want := []string{
-		"log.level", "log.format", "store.consistency", "name", "nats.listen", "bus.prefix",
+		"log.level", "log.format", "store.consistency", "name", "bus.prefix",
 		"store.max_value_size", "store.replay.max_events", "store.request_ids.max", "store.request_ids.max_age",
 		"store.snapshot_bytes", "store.snapshot_max_age", "store.request_timeout",
 		"cluster.name", "service.max_pending",

@@ -1,6 +1,7 @@
 package embedded
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -23,8 +24,10 @@ const (
 // holds nothing on disk and logs nothing.
 type Options struct {
 	// ServerName is the name in the server's log, in its INFO and in a
-	// cluster; it has no spaces. Empty: the file's, or else the server's ID.
+	// cluster; it has no spaces. Empty: the file's, or else HostName, or else
+	// the server's ID.
 	ServerName string
+	HostName   string
 
 	// Listen is the address for clients, "host:port". Port 0, or -1, is any
 	// free one; an empty host is every interface. Empty: the file's, where
@@ -119,6 +122,7 @@ func (o Options) startTimeout(jetStream bool) time.Duration {
 
 func (o Options) applyServerName(so *server.Options, logger *slog.Logger) {
 	if o.ServerName == "" || o.ServerName == so.ServerName {
+		so.ServerName = cmp.Or(so.ServerName, o.HostName)
 		return
 	}
 	if so.ServerName != "" {
