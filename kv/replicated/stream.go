@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -26,9 +25,22 @@ const (
 	waitRepeat = 15 * time.Second
 )
 
-// streamName returns the name of the log's stream: a stream's name has no dots.
+// streamName returns the name of the log's stream, and of the object store of the
+// snapshots. A stream's name has no dots, and that of an object store only letters,
+// digits, dashes and underscores of ASCII.
 func streamName(prefix string) string {
-	return "KVBUS_" + strings.ReplaceAll(prefix, ".", "_")
+	name := []byte("KVBUS_")
+	for _, r := range prefix {
+		switch {
+		case r == '.':
+			name = append(name, '_')
+		case r == '-' || r == '_' || '0' <= r && r <= '9' || 'A' <= r && r <= 'Z' || 'a' <= r && r <= 'z':
+			name = append(name, byte(r))
+		default:
+			name = fmt.Appendf(name, "-u%X-", r)
+		}
+	}
+	return string(name)
 }
 
 // snapshotsStream returns the name of the stream that the object store of the
