@@ -20,7 +20,9 @@ import (
 // A composition is what docker-compose.yml says.
 type composition struct {
 	Services map[string]struct {
+		Build       string
 		Image       string
+		PullPolicy  string `yaml:"pull_policy"`
 		Environment map[string]string
 		Ports       []string
 		Volumes     []string
@@ -44,9 +46,20 @@ func TestCompose(t *testing.T) {
 	if len(names) != 3 {
 		t.Fatalf("the services are %v; want three", names)
 	}
-	var routes []string
+	var routes, builders []string
 	for _, name := range names {
+		switch s := composed.Services[name]; {
+		case s.Image != "kvbus":
+			t.Errorf("%s has the image %q", name, s.Image)
+		case s.Build != "":
+			builders = append(builders, name)
+		case s.PullPolicy != "never":
+			t.Errorf("%s would pull the image", name)
+		}
 		routes = append(routes, name+":6222", freeAddress(t))
+	}
+	if len(builders) != 1 {
+		t.Errorf("the image is built by %v; want one service", builders)
 	}
 	local := strings.NewReplacer(routes...)
 
