@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"os"
 	"os/exec"
 	"strings"
 	"syscall"
@@ -22,7 +21,7 @@ func TestReadmeServes(t *testing.T) {
 	args := strings.Fields(byHand)
 	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Dir = moduleRoot
-	cmd.Env = append(os.Environ(), "KVBUS_NATS__LISTEN=127.0.0.1:0")
+	cmd.Env = append(environment(), "KVBUS_NATS__LISTEN=127.0.0.1:0")
 	// go run starts kvbus as a process of its own, which its end does not end.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	w := &worker{process: run(t, cmd)}

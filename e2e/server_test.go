@@ -3,10 +3,11 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"net/http"
+	"os"
 	"regexp"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -62,13 +63,19 @@ func monitorURL(t *testing.T, log string) string {
 	return "http://" + found[1]
 }
 
+// freePorts counts the ports that were tried; no two tests try the same one.
+var freePorts atomic.Uint32
+
 // freeAddress returns a loopback address that nobody listens on now, for those
 // who must know it before they listen, or again later. Its port is below those
-// that the system gives to who asks for any.
+// that the system gives to who asks for any. Which comes first depends on the
+// process: another one may run the same tests.
 func freeAddress(t *testing.T) string {
 	t.Helper()
+	const first, count = 20_000, 12_000
 	for range 100 {
-		address := fmt.Sprintf("127.0.0.1:%d", 20_000+rand.IntN(12_000))
+		port := first + (uint32(os.Getpid())*101+freePorts.Add(1))%count
+		address := fmt.Sprintf("127.0.0.1:%d", port)
 		if listener, err := net.Listen("tcp", address); err == nil {
 			listener.Close()
 			return address
