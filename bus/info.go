@@ -15,5 +15,10 @@ type Info struct {
 	// MaxValueSize is the size of the largest value that can be written here,
 	// in bytes: the limit of the store, or what the bus carries if that is less.
 	MaxValueSize int64 `json:"max_value_size"`
+	// EventsPublished counts the events that the worker that answers has published,
+	// repeated ones too, and EventsLost those that it could not publish before they
+	// were dropped: watchers saw a gap.
+	EventsPublished uint64 `json:"events_published"`
+	EventsLost      uint64 `json:"events_lost"`
 	kv.Info
 }

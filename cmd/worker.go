@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -25,6 +27,10 @@ import (
 // do may take to stop.
 const shutdownTimeout = 5 * time.Second
 
+// recheckInterval is how often a worker looks for others on its prefix: two may
+// have started while their servers had lost each other.
+const recheckInterval = 30 * time.Second
+
 // A worker is everything that kvbus serve runs, from the server, if it has one
 // of its own, up to the service. Parts that were not started are nil.
 type worker struct {
@@ -34,7 +40,7 @@ type worker struct {
 	server   *embedded.Server
 	requests *nats.Conn
 	store    kv.Store
-	bridge   *watchbridge.Bridge
+	bridge   atomic.Pointer[watchbridge.Bridge]
 	service  *service.Service
 
 	served bool // everything was started once
@@ -109,6 +115,7 @@ func (w *worker) start(ctx context.Context) (err error) {
 		Version:         readBuild().semantic(),
 		MaxPending:      w.cfg.Service.MaxPending,
 		MaxPendingBytes: int(w.cfg.Service.MaxPendingBytes),
+		EventCounts:     w.eventCounts,
 		OnLost:          w.fail,
 		Logger:          w.logger,
 	})
@@ -117,14 +124,15 @@ func (w *worker) start(ctx context.Context) (err error) {
 	}
 	// Only now, when the prefix is this worker's: who watches takes the first
 	// heartbeat of another store in memory for the end of the one before.
-	w.bridge = watchbridge.Start(w.store, watchbridge.Options{
+	bridge := watchbridge.Start(w.store, watchbridge.Options{
 		Dial: func(ctx context.Context) (*nats.Conn, error) {
 			return connector.connect(ctx, "events", nats.NoReconnect())
 		},
 		Subjects: subjects,
 		Logger:   w.logger,
 	})
-	w.routines.Go(func() { w.reclaim(w.background, reconnected) })
+	w.bridge.Store(bridge)
+	w.routines.Go(func() { w.recheck(w.background, reconnected) })
 	return w.announce(ctx)
 }
 
@@ -214,6 +222,7 @@ func (w *worker) openStore(ctx context.Context) (kv.Store, error) {
 		ReplayBytes:       int64(replay.MaxBytes),
 		Consistency:       consistency,
 		Timeout:           w.cfg.Store.RequestTimeout,
+		MaxPending:        4 * min(w.cfg.Service.MaxPending, math.MaxInt32),
 		SyncAlways:        syncAlways,
 		MaxLogBytes:       int64(w.cfg.Store.LogMaxBytes),
 		MaxSnapshotsBytes: int64(w.cfg.Store.SnapshotsMaxBytes),
@@ -243,19 +252,32 @@ func (w *worker) openStore(ctx context.Context) (kv.Store, error) {
 	return store, nil
 }
 
-// reclaim lets the service look at the server, and at the claim on the prefix,
-// each time the connection came back.
-func (w *worker) reclaim(ctx context.Context, reconnected <-chan struct{}) {
+// recheck lets the service look at the server, and at the claim on the prefix,
+// each time the connection came back, and now and then.
+func (w *worker) recheck(ctx context.Context, reconnected <-chan struct{}) {
+	ticker := time.NewTicker(recheckInterval)
+	defer ticker.Stop()
 	for {
 		select {
 		case <-reconnected:
-			if err := w.service.Reconnected(ctx); err != nil && ctx.Err() == nil {
-				w.logger.Warn("could not look for other workers on the prefix", "error", err)
-			}
+		case <-ticker.C:
 		case <-ctx.Done():
 			return
 		}
+		if err := w.service.Recheck(ctx); err != nil && ctx.Err() == nil && w.requests.IsConnected() {
+			w.logger.Warn("could not look for other workers on the prefix", "error", err)
+		}
 	}
+}
+
+// eventCounts tells how many events were published and lost.
+func (w *worker) eventCounts() (published, lost uint64) {
+	bridge := w.bridge.Load()
+	if bridge == nil {
+		return 0, 0
+	}
+	stats := bridge.Stats()
+	return stats.Published, stats.Lost
 }
 
 // announce says, in one line, what an operator wants to know first.
@@ -302,8 +324,8 @@ func (w *worker) stop(ctx context.Context) error {
 	if w.store != nil {
 		errs = append(errs, w.store.Close())
 	}
-	if w.bridge != nil {
-		errs = append(errs, w.bridge.Wait(drain))
+	if bridge := w.bridge.Load(); bridge != nil {
+		errs = append(errs, bridge.Wait(drain))
 	}
 	if w.requests != nil {
 		w.requests.Close()

@@ -158,7 +158,7 @@ type ClusterTLS struct {
 
 // Service bounds the requests that a worker has taken and not yet answered.
 type Service struct {
-	MaxPending      int           `koanf:"max_pending" flag:"max-pending" arg:"count" usage:"requests waiting per operation before the answer is overloaded"`
+	MaxPending      int           `koanf:"max_pending" flag:"max-pending" arg:"count" usage:"requests waiting per operation before the answer is overloaded; for the log of a durable store four times as many, over all operations"`
 	MaxPendingBytes Size          `koanf:"max_pending_bytes" flag:"max-pending-bytes" arg:"size" usage:"bytes of requests waiting per operation before the answer is overloaded"`
 	DrainTimeout    time.Duration `koanf:"drain_timeout" flag:"drain-timeout" arg:"duration" usage:"how long shutdown waits to answer what was taken"`
 }

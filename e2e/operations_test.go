@@ -109,15 +109,25 @@ func TestInfo(t *testing.T) {
 		Keys         int            `json:"keys"`
 		Bytes        int            `json:"bytes"`
 		Limits       map[string]int `json:"limits"`
+		Published    int            `json:"events_published"`
+		Lost         *int           `json:"events_lost"`
 	}
-	if err := json.Unmarshal([]byte(c.request("kv.info", "")), &info); err != nil {
-		t.Fatal(err)
+	for late := time.Now().Add(patience); info.Published == 0; {
+		if err := json.Unmarshal([]byte(c.request("kv.info", "")), &info); err != nil {
+			t.Fatal(err)
+		}
+		if time.Now().After(late) {
+			t.Fatal("the event is not published")
+		}
 	}
 	if uptime, err := time.ParseDuration(info.Uptime); err != nil || uptime <= 0 {
 		t.Errorf("the uptime is %q", info.Uptime)
 	}
 	if info.Name != "alpha" || info.Version == "" || info.Prefix != "kv" || info.Store != "memory" || info.Clustered || info.Durable {
 		t.Errorf("kv.info says of the service %+v", info)
+	}
+	if info.Published != 1 || info.Lost == nil || *info.Lost != 0 {
+		t.Errorf("kv.info says of the events %+v", info)
 	}
 	if info.Revision != 1 || info.Oldest != 1 || info.Keys != 1 || info.Bytes != len("colorblue") {
 		t.Errorf("kv.info says of the store %+v", info)

@@ -154,7 +154,7 @@ func (l Limits) Validate() error {
 type Info struct {
 	// Store is the kind of the store, such as "memory".
 	Store string `json:"store"`
-	// Clustered says whether several workers share the store's state.
+	// Clustered says whether several workers can share the store's state.
 	Clustered bool `json:"clustered"`
 	// Durable says whether the store survives a restart of its process.
 	Durable bool `json:"durable"`

@@ -63,7 +63,7 @@ func TestOneStoreForAPrefix(t *testing.T) {
 			} else if !errors.Is(err, service.ErrPrefixTaken) || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), first.ID()) {
 				t.Errorf("the second worker: %v", err)
 			}
-			if err := first.Reconnected(t.Context()); err != nil {
+			if err := first.Recheck(t.Context()); err != nil {
 				t.Error(err)
 			}
 			select {
@@ -211,7 +211,7 @@ func TestWorkersMeetLater(t *testing.T) {
 			<-back
 		}
 	}
-	if err := services[1].Reconnected(t.Context()); err != nil {
+	if err := services[1].Recheck(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if name := <-lost; name != "worker 2" {

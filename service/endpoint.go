@@ -121,7 +121,7 @@ func (e *endpoint) receive(m *nats.Msg) {
 	}
 	err := fmt.Errorf("%w: too many requests on %v are waiting", kv.ErrOverloaded, e.lane.op)
 	e.stats.overloaded.Add(1)
-	e.stats.answered(0, err.Error())
+	e.stats.answered(0, err)
 	_ = e.lane.sendLast(m, e.refusal.Error(err)) // in the log
 }
 
@@ -158,8 +158,7 @@ func (w *worker) serve(r request) {
 	r.start = time.Now()
 	defer func() {
 		if p := recover(); p != nil {
-			w.logger.Error("panic in a request", "subject", r.msg.Subject, "panic", p, "stack", string(debug.Stack()))
-			err := fmt.Errorf("%w: panic", kv.ErrInternal)
+			err := w.panicked(r, p)
 			w.finish(r, w.encoder.Error(err), err)
 		}
 	}()
@@ -178,6 +177,12 @@ func (w *worker) serve(r request) {
 	w.finish(r, answer, err)
 }
 
+// panicked tells the log of a panic, and returns what the client is told.
+func (l *lane) panicked(r request, p any) error {
+	l.logger.Error("panic in a request", "subject", r.msg.Subject, "panic", p, "stack", string(debug.Stack()))
+	return fmt.Errorf("%w: panic", kv.ErrInternal)
+}
+
 // finish sends the answer to a request, which tells of err unless that is nil,
 // and counts it.
 func (l *lane) finish(r request, answer *nats.Msg, err error) {
@@ -186,15 +191,13 @@ func (l *lane) finish(r request, answer *nats.Msg, err error) {
 		err = sendErr
 		_ = l.sendLast(r.msg, new(bus.Encoder).Error(err)) // in the log
 	}
-	description := ""
 	if err != nil {
 		failure := bus.FailureOf(err)
-		description = failure.Code + ":" + failure.Description
 		if failure.Name == bus.FailureOf(kv.ErrInternal).Name {
 			l.logger.Error("request failed", "subject", r.msg.Subject, "error", err)
 		}
 	}
-	r.endpoint.stats.answered(time.Since(r.start), description)
+	r.endpoint.stats.answered(time.Since(r.start), err)
 }
 
 // sendLast is send for the last answer to a request, whose failure nobody but

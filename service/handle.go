@@ -94,7 +94,7 @@ func (w *worker) read(r request) {
 		w.fresh(ctx, opts, func(err error) {
 			var entry kv.Entry
 			if err == nil {
-				entry, err = w.store.Get(ctx, key, kv.ReadOptions{Consistency: kv.Eventual})
+				entry, err = w.get(ctx, r, key)
 			}
 			w.finishRead(r, entry, err)
 		})
@@ -102,6 +102,17 @@ func (w *worker) read(r request) {
 		entry, err := w.store.Get(ctx, key, opts)
 		w.finishRead(r, entry, err)
 	}
+}
+
+// get reads what the store has. It is called from a goroutine of the store, which
+// a panic must not end.
+func (w *worker) get(ctx context.Context, r request, key string) (entry kv.Entry, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = w.panicked(r, p)
+		}
+	}()
+	return w.store.Get(ctx, key, kv.ReadOptions{Consistency: kv.Eventual})
 }
 
 // finishRead answers a read.
@@ -181,12 +192,18 @@ func (w *worker) info(ctx context.Context) (*nats.Msg, error) {
 	if err != nil {
 		return nil, err
 	}
+	var published, lost uint64
+	if w.opts.EventCounts != nil {
+		published, lost = w.opts.EventCounts()
+	}
 	return w.encoder.Info(bus.Info{
-		Name:         w.opts.WorkerName,
-		Version:      w.opts.Version,
-		Prefix:       w.subjects.Prefix(),
-		Uptime:       time.Since(w.discovery.started).Round(time.Millisecond).String(),
-		MaxValueSize: w.effectiveLimit(info.Limits.MaxValueSize),
-		Info:         info,
+		Name:            w.opts.WorkerName,
+		Version:         w.opts.Version,
+		Prefix:          w.subjects.Prefix(),
+		Uptime:          time.Since(w.discovery.started).Round(time.Millisecond).String(),
+		MaxValueSize:    w.effectiveLimit(info.Limits.MaxValueSize),
+		EventsPublished: published,
+		EventsLost:      lost,
+		Info:            info,
 	})
 }

@@ -8,8 +8,9 @@ const headerRoom = 4 << 10
 // size bytes in every request and answer: a compare-and-swap carries two.
 func MaxPayload(size int) int { return 2*size + headerRoom }
 
-// busLimit is the size of the largest value that every message of the protocol
-// can carry on this connection, in bytes.
+// busLimit is the size of the largest value that a message can carry on this
+// connection, in bytes. A compare-and-swap by value carries two, and may have room
+// for less.
 func (s *Service) busLimit() int64 { return max(0, s.nc.MaxPayload()-headerRoom) }
 
 // effectiveLimit is the size of the largest value that bus and store both take,

@@ -96,7 +96,7 @@ func TestLoweredLimitIsLogged(t *testing.T) {
 		if err := nc.Flush(); err != nil {
 			t.Fatal(err)
 		}
-		if err := svc.Reconnected(t.Context()); err != nil {
+		if err := svc.Recheck(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}

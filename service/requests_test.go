@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
@@ -191,6 +192,25 @@ func TestWildcardsInSubjects(t *testing.T) {
 	for _, subject := range []string{"kv.set.*", "kv.set.a.>", "kv.clear.*", "kv.keys.>"} {
 		expect(t, nc, subject, "x", "!invalid_key")
 	}
+}
+
+// A freshened store answers reads from a goroutine of its own.
+type freshened struct{ gated }
+
+func (*freshened) Fresh(_ context.Context, _ kv.ReadOptions, done func(error)) { go done(nil) }
+
+// A panic of a store's own goroutine is that of one request as well.
+func TestPanicInTheStore(t *testing.T) {
+	s := bustest.StartServer(t, server.Options{})
+	store := &freshened{gated{Store: memory.New(memory.Options{})}}
+	defer store.Close()
+	_, err := service.Start(t.Context(), bustest.Connect(t, s, nats.InProcessServer(s)), store, service.Options{ClaimWait: time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	nc := bustest.Connect(t, s)
+	expect(t, nc, "kv.get.panic", "", "!internal")
+	expect(t, nc, "kv.get.color", "", "!not_found")
 }
 
 func TestPanic(t *testing.T) {

@@ -6,7 +6,8 @@
 //
 // Each operation has a queue, which its subscriptions fill and a worker of its
 // own empties: commands of one connection on one operation take effect in the
-// order in which they were sent. Keys, scan and replay, which may take long and
+// order in which they were sent; clear without a prefix and with one are two here.
+// Keys, scan and replay, which may take long and
 // change nothing, have several workers. A queue is bounded; a request that
 // finds it full is answered "overloaded" at once.
 //
@@ -93,6 +94,9 @@ type Options struct {
 	// ClaimWait is how long a worker waits to hear of another one that serves
 	// the same prefix with another store.
 	ClaimWait time.Duration
+	// EventCounts tells how many events this worker has published and how many were
+	// lost, for [bus.Info]; nil where it publishes none.
+	EventCounts func() (published, lost uint64)
 	// OnLost is called, once and from a goroutine of its own, if another
 	// worker turns out to serve the same prefix with another store while this
 	// one does. The service goes on until it is stopped, which is what OnLost
@@ -244,11 +248,12 @@ func (s *Service) ID() string { return s.discovery.identity.ID }
 // Stats returns what the endpoints did so far.
 func (s *Service) Stats() micro.Stats { return s.discovery.stats() }
 
-// Reconnected does what is due after the connection was away, or leads to
-// another server: it says in the log if that carries values of another size, and
-// compares this worker's claim on its prefix with those of others again.
-// [Options.OnLost] is called if the claim is lost.
-func (s *Service) Reconnected(ctx context.Context) error {
+// Recheck does what is due when the connection was away, or leads to another
+// server, and now and then, as servers may have lost each other for a while: it says
+// in the log if this one carries values of another size, and compares this worker's
+// claim on its prefix with those of others again. [Options.OnLost] is called if the
+// claim is lost.
+func (s *Service) Recheck(ctx context.Context) error {
 	s.tellLimit()
 	err := s.claim.settle(ctx, s.nc, s.opts.ClaimWait)
 	if errors.Is(err, ErrPrefixTaken) {

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/micro"
+
+	"kvbus/bus"
 )
 
 // stats counts what an endpoint did.
@@ -20,14 +22,15 @@ type stats struct {
 	lastError string
 }
 
-// answered counts a request; description is that of the error, empty for none.
-func (s *stats) answered(processing time.Duration, description string) {
+// answered counts a request that was answered with err, nil for none.
+func (s *stats) answered(processing time.Duration, err error) {
 	s.requests.Add(1)
 	s.processing.Add(int64(processing))
-	if description != "" {
+	if err != nil {
+		failure := bus.FailureOf(err)
 		s.errors.Add(1)
 		s.mu.Lock()
-		s.lastError = description
+		s.lastError = failure.Code + ":" + failure.Description
 		s.mu.Unlock()
 	}
 }
