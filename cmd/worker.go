@@ -133,7 +133,8 @@ func (w *worker) start(ctx context.Context) (err error) {
 	})
 	w.bridge.Store(bridge)
 	w.routines.Go(func() { w.recheck(w.background, reconnected) })
-	return w.announce(ctx)
+	w.announce()
+	return nil
 }
 
 func (w *worker) startServer(ctx context.Context) (*embedded.Server, error) {
@@ -281,11 +282,8 @@ func (w *worker) eventCounts() (published, lost uint64) {
 }
 
 // announce says, in one line, what an operator wants to know first.
-func (w *worker) announce(ctx context.Context) error {
-	info, err := w.store.Info(ctx)
-	if err != nil {
-		return err
-	}
+func (w *worker) announce() {
+	info := w.service.Store()
 	attrs := []any{"nats", w.requests.ConnectedUrlRedacted()}
 	if w.server != nil {
 		attrs = []any{"listen", w.server.ClientURL()}
@@ -299,7 +297,6 @@ func (w *worker) announce(ctx context.Context) error {
 	}
 	attrs = append(attrs, "prefix", w.cfg.Bus.Prefix, "store", info.Store, "replicas", info.Replicas, "sync_always", info.SyncAlways, "restart_keeps", survives)
 	w.logger.Info("serving", attrs...)
-	return nil
 }
 
 // fail ends the worker because of err.

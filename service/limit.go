@@ -25,12 +25,13 @@ func (s *Service) effectiveLimit(store int64) int64 {
 // tellLimit says in the log how large values may be, where the server makes that
 // another size than it was.
 func (s *Service) tellLimit() {
-	effective := s.effectiveLimit(s.configured)
+	configured := s.described.Limits.MaxValueSize
+	effective := s.effectiveLimit(configured)
 	if s.told.Swap(effective) == effective {
 		return
 	}
-	attrs := []any{"max_value_size", effective, "configured", s.configured, "max_payload", s.nc.MaxPayload()}
-	if effective == s.configured {
+	attrs := []any{"max_value_size", effective, "configured", configured, "max_payload", s.nc.MaxPayload()}
+	if effective == configured {
 		s.logger.Info("the server carries values of the configured size", attrs...)
 	} else {
 		s.logger.Warn("the server's max_payload lowers the limit on values", attrs...)

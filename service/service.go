@@ -78,6 +78,13 @@ type Fresher interface {
 	Fresh(ctx context.Context, opts kv.ReadOptions, done func(error))
 }
 
+// A Describer is a store that can be described without waiting for others. The
+// service uses it where the store has it, to start when they are away.
+type Describer interface {
+	// Describe returns what [kv.Store.Info] does, as this worker knows it.
+	Describe() (kv.Info, error)
+}
+
 // Options configure a service. The zero value means the defaults.
 type Options struct {
 	// Subjects are those to serve; the default is [bus.DefaultPrefix].
@@ -126,8 +133,8 @@ type Service struct {
 	lanes     []*lane
 	workers   sync.WaitGroup
 
-	configured int64        // the store's limit on the size of a value, in bytes
-	told       atomic.Int64 // the limit that the log has
+	described kv.Info      // the store, at the start
+	told      atomic.Int64 // the limit that the log has
 }
 
 // Start serves store on nc. It returns once requests are taken. The connection
@@ -197,10 +204,11 @@ func newService(nc *nats.Conn, store kv.Store, opts Options) (*Service, error) {
 }
 
 func (s *Service) start(ctx context.Context) error {
-	info, err := s.store.Info(ctx)
+	info, err := s.describe(ctx)
 	if err != nil {
 		return fmt.Errorf("ask the store what it is: %w", err)
 	}
+	s.described = info
 	s.discovery.identity.Metadata["store"] = info.Store
 	s.claim = newClaim(s.subjects.Prefix(), s.ID(), info.Clustered, s.opts.OnLost)
 	if err := s.discovery.listen(s.nc, s.claim); err != nil {
@@ -209,8 +217,7 @@ func (s *Service) start(ctx context.Context) error {
 	if err := s.claim.settle(ctx, s.nc, s.opts.ClaimWait); err != nil {
 		return err
 	}
-	s.configured = info.Limits.MaxValueSize
-	s.told.Store(s.configured)
+	s.told.Store(info.Limits.MaxValueSize)
 	s.tellLimit()
 	for _, l := range s.lanes {
 		l.start()
@@ -225,6 +232,16 @@ func (s *Service) start(ctx context.Context) error {
 	}
 	return nil
 }
+
+func (s *Service) describe(ctx context.Context) (kv.Info, error) {
+	if describer, ok := s.store.(Describer); ok {
+		return describer.Describe()
+	}
+	return s.store.Info(ctx)
+}
+
+// Store describes the store as it was at the start.
+func (s *Service) Store() kv.Info { return s.described }
 
 // flush makes a round trip to the server.
 func flush(ctx context.Context, nc *nats.Conn) error {

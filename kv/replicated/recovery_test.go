@@ -155,7 +155,11 @@ func TestOpenOnFullLog(t *testing.T) {
 		}
 	}
 	closeStore(t, store)
-	closeStore(t, open(t, s, opts)) // the same limits
+	store = open(t, s, opts) // the same limits
+	if info, err := store.Describe(); err != nil || info.Keys != 1 {
+		t.Errorf("the store that is opened on a full log is %+v, %v", info, err)
+	}
+	closeStore(t, store)
 
 	opts.Limits = kv.Limits{MaxKeys: 5}
 	opened := make(chan error, 1)

@@ -30,6 +30,10 @@ const (
 	DefaultLogTail       = 100
 )
 
+// limitsTimeout is how long a store that is opened tries to set other limits: for
+// longer than an election takes, or the making of room.
+const limitsTimeout = 30 * time.Second
+
 // Options configure a store. The zero value means the defaults.
 type Options struct {
 	// Prefix names the log; stores with the same one on the same JetStream
@@ -219,6 +223,9 @@ func (s *Store) start(ctx context.Context) error {
 		return err
 	}
 	s.routines.Go(func() { s.keepSnapshots(s.background) }) // which makes room in a full log
+	// A server that can't write does not get better by itself.
+	ctx, cancel := context.WithTimeout(ctx, limitsTimeout)
+	defer cancel()
 	return patiently(ctx, s.logger, "set the limits of the store", func() error { return s.adoptLimits(ctx) })
 }
 
@@ -380,6 +387,12 @@ func (s *Store) Info(ctx context.Context) (kv.Info, error) {
 	if err := s.await(ctx, kv.ReadOptions{}); err != nil {
 		return kv.Info{}, err
 	}
+	return s.Describe()
+}
+
+// Describe is [Store.Info] as this worker knows it, without a word with the log. It
+// fails with [kv.ErrClosed].
+func (s *Store) Describe() (kv.Info, error) {
 	var info kv.Info
 	_, err := s.shared.Update(func(m *machine.Machine) {
 		info = m.Info()
