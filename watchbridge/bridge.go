@@ -65,10 +65,10 @@ const (
 	confirmDelay = 50 * time.Millisecond
 	// confirmTimeout is how long it waits for the answer.
 	confirmTimeout = 5 * time.Second
-	// retryDelay is the pause after a failure. It doubles, up to lastRetryDelay,
-	// while no connection can be made.
-	retryDelay     = 100 * time.Millisecond
-	lastRetryDelay = 5 * time.Second
+	// retryDelay is the pause after a failure. Where no connection can be made it
+	// doubles with each attempt, up to maxRetryDelay.
+	retryDelay    = 100 * time.Millisecond
+	maxRetryDelay = 2 * time.Second
 )
 
 // A Source is a store whose events are published.
@@ -174,13 +174,17 @@ func (b *Bridge) run(ctx context.Context) {
 		if errors.Is(err, kv.ErrClosed) || ctx.Err() != nil {
 			return
 		}
-		b.pause(ctx, err, retryDelay)
+		b.interrupted(err)
+		pause(ctx, retryDelay)
 	}
 }
 
+func (b *Bridge) interrupted(failure error) {
+	b.logger.Warn("publishing events was interrupted", "error", failure, "confirmed_revision", b.confirmed.Load())
+}
+
 // pause is what comes between a failure and the next attempt.
-func (b *Bridge) pause(ctx context.Context, failure error, delay time.Duration) {
-	b.logger.Warn("publishing events was interrupted", "error", failure, "confirmed_revision", b.confirmed.Load(), "retry_in", delay)
+func pause(ctx context.Context, delay time.Duration) {
 	select {
 	case <-time.After(delay):
 	case <-ctx.Done():
@@ -209,7 +213,8 @@ func (b *Bridge) session(ctx context.Context) error {
 	b.position.Store(b.confirmed.Load())
 	b.mark.Store(nil)
 	confirmer.Go(func() { b.confirmAll(ctx, nc, end) })
-	confirmer.Go(func() { b.heartbeats(ctx, nc) })
+	pulse := b.startPulse(nc)
+	confirmer.Go(func() { pulse.run(ctx) })
 	if log, ok := b.source.(Log); ok {
 		err = b.publishElected(ctx, nc, log)
 	} else {
@@ -238,14 +243,15 @@ func (b *Bridge) dial(ctx context.Context) (*nats.Conn, error) {
 			end(kv.ErrClosed)
 		}
 	})
-	for delay := retryDelay; ; delay = min(2*delay, lastRetryDelay) {
+	for delay := retryDelay; ; delay = min(2*delay, maxRetryDelay) {
 		nc, err := b.opts.Dial(ctx)
 		if err == nil {
 			return nc, nil
 		}
-		if ctx.Err() == nil {
-			b.pause(ctx, err, delay)
+		if ctx.Err() == nil && delay == retryDelay { // the others say the same
+			b.interrupted(err)
 		}
+		pause(ctx, delay)
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
@@ -344,6 +350,10 @@ func (b *Bridge) raise(revision uint64) {
 // published, and ends the session when it can't be known.
 func (b *Bridge) confirmAll(ctx context.Context, nc *nats.Conn, end context.CancelCauseFunc) {
 	broken := nc.StatusChanged(nats.CLOSED)
+	if nc.IsClosed() { // before anybody could be told
+		end(errBroken)
+		return
+	}
 	var due <-chan time.Time
 	for {
 		select {

@@ -3,7 +3,9 @@ package watchbridge_test
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -151,6 +153,66 @@ func TestBrokenConnections(t *testing.T) {
 	st.finish(t)
 	if stats := st.bridge.Stats(); stats.Lost != 0 || stats.Revision != events {
 		t.Errorf("the counts are %+v", stats)
+	}
+}
+
+// A connection that breaks as soon as it is made is noticed though nothing is
+// to be published.
+func TestBrokenAtOnce(t *testing.T) {
+	s := bustest.StartServer(t, server.Options{})
+	store := memory.New(memory.Options{})
+	defer store.Close()
+	dials := make(chan struct{}, 1)
+	watchbridge.Start(store, watchbridge.Options{Dial: func(context.Context) (*nats.Conn, error) {
+		nc, err := nats.Connect(s.ClientURL(), nats.NoReconnect())
+		if err == nil {
+			nc.Close()
+		}
+		select {
+		case dials <- struct{}{}:
+		default:
+		}
+		return nc, err
+	}})
+	for range 3 {
+		select {
+		case <-dials:
+		case <-time.After(patience):
+			t.Fatal("the bridge stays on a connection that is closed")
+		}
+	}
+}
+
+// Where no connection can be made, the log has it once, however often it is tried.
+func TestRefusedConnections(t *testing.T) {
+	store := memory.New(memory.Options{})
+	var log strings.Builder
+	dials := make(chan time.Time, 5)
+	bridge := watchbridge.Start(store, watchbridge.Options{
+		Dial: func(context.Context) (*nats.Conn, error) {
+			select {
+			case dials <- time.Now():
+			default:
+			}
+			return nil, nats.ErrAuthorization
+		},
+		Logger: slog.New(slog.NewTextHandler(&log, nil)),
+	})
+	first := <-dials
+	for range cap(dials) - 2 {
+		<-dials
+	}
+	if took := (<-dials).Sub(first); took < time.Second {
+		t.Errorf("%d attempts in %v", cap(dials), took)
+	}
+	store.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := bridge.Wait(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if count := strings.Count(log.String(), nats.ErrAuthorization.Error()); count != 1 {
+		t.Errorf("it is told %d times:\n%s", count, log.String())
 	}
 }
 

@@ -29,17 +29,24 @@ type pulse struct {
 	heard       uint64 // the newest revision that one of any worker told
 }
 
-// heartbeats publishes heartbeats until ctx ends or the connection breaks,
-// which others notice.
-func (b *Bridge) heartbeats(ctx context.Context, nc *nats.Conn) {
+// startPulse begins with a heartbeat where the store is of this worker alone: a
+// new life is told before its first event.
+func (b *Bridge) startPulse(nc *nats.Conn) *pulse {
 	p := &pulse{bridge: b, nc: nc, burst: b.opts.BurstHeartbeat, idle: b.opts.IdleHeartbeat}
 	p.log, _ = b.source.(Log)
-	heard := make(chan *nats.Msg, 16)
-	if _, err := nc.ChanSubscribe(b.opts.Subjects.HeartbeatSubject(), heard); err != nil {
-		b.logger.Debug("heartbeats of other workers can't be heard", "error", err)
-	}
 	if p.log == nil {
-		p.beat(b.confirmed.Load()) // a new life, or a connection that came back
+		p.beat(b.confirmed.Load())
+	}
+	return p
+}
+
+// run publishes heartbeats until ctx ends or the connection breaks, which others
+// notice.
+func (p *pulse) run(ctx context.Context) {
+	b := p.bridge
+	heard := make(chan *nats.Msg, 16)
+	if _, err := p.nc.ChanSubscribe(b.opts.Subjects.HeartbeatSubject(), heard); err != nil {
+		b.logger.Debug("heartbeats of other workers can't be heard", "error", err)
 	}
 	var due <-chan time.Time
 	// The first comes soon: who watched before may have waited for this worker.

@@ -140,6 +140,31 @@ func TestAnotherLifeHasAnotherEpoch(t *testing.T) {
 	}
 }
 
+// Who watches a store in memory hears that it has begun anew before it gets what
+// happened since.
+func TestNewLifeIsToldBeforeItsEvents(t *testing.T) {
+	s := bustest.StartServer(t, server.Options{})
+	for range 20 {
+		store := memory.New(memory.Options{})
+		t.Cleanup(func() { store.Close() })
+		if _, err := kv.Of(store).Set(t.Context(), "key", ""); err != nil {
+			t.Fatal(err)
+		}
+		all := listen(t, s, "kv.>")
+		beating(t, s, store, time.Hour, time.Hour)
+		m, err := all.NextMsg(patience)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if beat, err := bus.DecodeHeartbeat(m); m.Subject != "kv.revision" || err != nil || beat.Revision != 0 {
+			t.Fatalf("the first message is %s %q, %v", m.Subject, m.Data, err)
+		}
+		if m, err := all.NextMsg(patience); err != nil || m.Subject != "kv.events.key" {
+			t.Fatalf("the second message is %v, %v", m, err)
+		}
+	}
+}
+
 // Workers that share a store send one heartbeat between them, also when none
 // of them has published anything yet, and when one is gone.
 func TestWorkersShareTheHeartbeat(t *testing.T) {
