@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -116,20 +117,26 @@ func (c *connector) dial(opts []nats.Option) (*nats.Conn, error) {
 
 func (c *connector) options(purpose string) ([]nats.Option, error) {
 	logger := c.logger.With("connection", purpose)
+	var refused atomic.Bool // and said so, since the connection was lost
 	opts := []nats.Option{
 		nats.Name(c.name + " " + purpose),
 		nats.Timeout(connectTimeout),
 		// What can't be sent now must fail now: an answer would be too late, and
 		// events are held by the store.
 		nats.ReconnectBufSize(-1),
-		// Who may connect may be unknown to a server for a while, as when it starts.
+		// Else a connection that may reconnect for ever is given up at the second
+		// refusal: the server may know its user again later.
 		nats.IgnoreAuthErrorAbort(),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
+			refused.Store(false)
 			if err != nil {
 				logger.Warn("disconnected from NATS", "error", err)
 			}
 		}),
 		nats.ErrorHandler(func(_ *nats.Conn, sub *nats.Subscription, err error) {
+			if refusal(err) && refused.Swap(true) {
+				return // each attempt to come back brings one
+			}
 			attrs := []any{"error", err}
 			if sub != nil {
 				attrs = append(attrs, "subject", sub.Subject)
@@ -142,6 +149,12 @@ func (c *connector) options(purpose string) ([]nats.Option, error) {
 		return nil, err
 	}
 	return append(opts, credentials...), nil
+}
+
+// refusal reports whether err says that the server does not take who connects.
+func refusal(err error) bool {
+	return errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthExpired) ||
+		errors.Is(err, nats.ErrAuthRevoked) || errors.Is(err, nats.ErrAccountAuthExpired)
 }
 
 // credentials returns what the settings say about who connects, and how.

@@ -48,8 +48,9 @@ With --state the keys that are there come first, a STATE each. A READY follows
 with the revision up to which all is told; changes while the keys are being read
 stand between them.
 
-It connects where 'kvbus serve' with the same settings listens, or to --nats-url
-or --nats-context, and waits for a server that is not there yet.`,
+It connects to --nats-url or --nats-context, or else where 'kvbus serve' listens
+with the same nats.listen: an address in a nats-server.conf is not known here.
+It waits for a server that is not there yet.`,
 		Example: `  # Everything, from now on
   kvbus watch
 

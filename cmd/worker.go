@@ -173,8 +173,14 @@ func (w *worker) startServer(ctx context.Context) (*embedded.Server, error) {
 	return server, nil
 }
 
-// name returns what this worker is called, for people.
-func (w *worker) name() string { return cmp.Or(w.cfg.Name, hostName()) }
+// name returns what this worker is called, for people: as the operator says, or
+// else as its server, or else as the host.
+func (w *worker) name() string {
+	if w.cfg.Name == "" && w.server != nil {
+		return w.server.Name()
+	}
+	return cmp.Or(w.cfg.Name, hostName())
+}
 
 // durable reports whether the store survives this process.
 func (w *worker) durable() bool { return w.cfg.Store.DataDir != "" || w.cfg.Store.Replicated }
