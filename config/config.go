@@ -59,7 +59,7 @@ type NATS struct {
 	Listen  string `koanf:"listen" flag:"listen" arg:"host:port" usage:"address of the embedded server (empty: that of nats.config, or 127.0.0.1:4222); port 0: any free one"`
 	Config  string `koanf:"config" flag:"nats-config" arg:"file" usage:"nats-server.conf for the embedded server: accounts, TLS, clustering"`
 	URL     URLs   `koanf:"url" flag:"nats-url" arg:"urls" usage:"external servers, comma separated; no server is embedded then"`
-	Context string `koanf:"context" flag:"nats-context" arg:"context" usage:"external server by a context of the nats command: its name or file"`
+	Context string `koanf:"context" flag:"nats-context" arg:"context" usage:"external server by a context of the nats command: its name, or the absolute path of its file"`
 
 	Creds    string `koanf:"creds" flag:"creds" arg:"file" usage:"credentials file to connect with"`
 	NKey     string `koanf:"nkey" flag:"nkey" arg:"file" usage:"nkey seed file to connect with"`

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -13,8 +14,8 @@ import (
 
 // MaxValueSizeLimit is the most that store.max_value_size may be. A
 // compare-and-swap carries two values in one message; with 8 MiB each, three
-// such messages fit in the 64 MiB that a NATS server buffers for a connection
-// and allows as max_payload, headers included.
+// such messages with their headers fit in the 64 MiB that a NATS server buffers
+// for a connection.
 const MaxValueSizeLimit = 8 * MiB
 
 // Validate reports everything that is wrong with c, as a joined error of
@@ -81,6 +82,7 @@ func (v *validator) checkNATS(n NATS) {
 	v.require(!strings.Contains(string(n.URL), mask), "nats.url", "has the mask of a printed configuration in place of a secret")
 
 	v.require(n.URL == "" || n.Context == "", "nats.context", "can't be used together with nats.url: they are two ways to name a server", "nats.url")
+	v.require(!strings.ContainsRune(n.Context, filepath.Separator) || filepath.IsAbs(n.Context), "nats.context", "must be a name, or the absolute path of a file")
 	v.require(!n.External() || n.Listen == "", "nats.listen", "is for the embedded server, and nats.url or nats.context names an external one", "nats.url", "nats.context")
 	v.require(!n.External() || n.Config == "", "nats.config", "is for the embedded server, and nats.url or nats.context names an external one", "nats.url", "nats.context")
 

@@ -46,6 +46,8 @@ func TestValidate(t *testing.T) {
 		"url and context":     {func(c *config.Config) { external(c); c.NATS.Context = "prod" }, `nats.context (--nats-context) is "prod": can't be used together with nats.url`},
 		"url and listen":      {func(c *config.Config) { external(c); c.NATS.Listen = ":1" }, `nats.listen (--listen) is ":1": is for the embedded server`},
 		"context and listen":  {func(c *config.Config) { c.NATS.Context = "a"; c.NATS.Listen = ":1" }, "is for the embedded server"},
+		"context by its file": {func(c *config.Config) { c.NATS.Context = "/etc/nats/prod.json" }, ""},
+		"context, relative":   {func(c *config.Config) { c.NATS.Context = "./prod.json" }, `nats.context (--nats-context) is "./prod.json": must be a name, or the absolute path`},
 		"url and nats.config": {func(c *config.Config) { external(c); c.NATS.Config = "n.conf" }, `nats.config (--nats-config) is "n.conf": is for the embedded server`},
 		"listen and config":   {func(c *config.Config) { c.NATS.Listen = ":1"; c.NATS.Config = "n.conf" }, ""},
 
