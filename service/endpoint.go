@@ -156,12 +156,7 @@ type worker struct {
 // store that takes its time.
 func (w *worker) serve(r request) {
 	r.start = time.Now()
-	defer func() {
-		if p := recover(); p != nil {
-			err := w.panicked(r, p)
-			w.finish(r, w.encoder.Error(err), err)
-		}
-	}()
+	defer w.rescue(r)
 	switch {
 	case w.op.Writes():
 		w.command(r)
@@ -177,27 +172,30 @@ func (w *worker) serve(r request) {
 	w.finish(r, answer, err)
 }
 
-// panicked tells the log of a panic, and returns what the client is told.
-func (l *lane) panicked(r request, p any) error {
+// rescue, deferred by each goroutine that works on a request, answers it after a
+// panic, which does no more harm. The store's goroutines are among them.
+func (l *lane) rescue(r request) {
+	p := recover()
+	if p == nil {
+		return
+	}
 	l.logger.Error("panic in a request", "subject", r.msg.Subject, "panic", p, "stack", string(debug.Stack()))
-	return fmt.Errorf("%w: panic", kv.ErrInternal)
+	err := fmt.Errorf("%w: panic", kv.ErrInternal)
+	l.finish(r, new(bus.Encoder).Error(err), err)
 }
 
 // finish sends the answer to a request, which tells of err unless that is nil,
 // and counts it.
 func (l *lane) finish(r request, answer *nats.Msg, err error) {
-	defer l.queue.release(r)
 	if sendErr := l.sendLast(r.msg, answer); err == nil && errors.Is(sendErr, kv.ErrValueTooLarge) {
 		err = sendErr
 		_ = l.sendLast(r.msg, new(bus.Encoder).Error(err)) // in the log
 	}
-	if err != nil {
-		failure := bus.FailureOf(err)
-		if failure.Name == bus.FailureOf(kv.ErrInternal).Name {
-			l.logger.Error("request failed", "subject", r.msg.Subject, "error", err)
-		}
+	if err != nil && bus.FailureOf(err).Name == bus.FailureOf(kv.ErrInternal).Name {
+		l.logger.Error("request failed", "subject", r.msg.Subject, "error", err)
 	}
 	r.endpoint.stats.answered(time.Since(r.start), err)
+	l.queue.release(r)
 }
 
 // sendLast is send for the last answer to a request, whose failure nobody but

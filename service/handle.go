@@ -29,6 +29,7 @@ func (w *worker) command(r request) {
 		return
 	}
 	w.submit(context.Background(), cmd, func(result kv.Result, err error) {
+		defer w.rescue(r)
 		w.finishCommand(r, result, err)
 	})
 }
@@ -92,9 +93,10 @@ func (w *worker) read(r request) {
 		w.finishRead(r, kv.Entry{}, err)
 	case w.fresh != nil:
 		w.fresh(ctx, opts, func(err error) {
+			defer w.rescue(r)
 			var entry kv.Entry
 			if err == nil {
-				entry, err = w.get(ctx, r, key)
+				entry, err = w.store.Get(ctx, key, kv.ReadOptions{Consistency: kv.Eventual})
 			}
 			w.finishRead(r, entry, err)
 		})
@@ -102,17 +104,6 @@ func (w *worker) read(r request) {
 		entry, err := w.store.Get(ctx, key, opts)
 		w.finishRead(r, entry, err)
 	}
-}
-
-// get reads what the store has. It is called from a goroutine of the store, which
-// a panic must not end.
-func (w *worker) get(ctx context.Context, r request, key string) (entry kv.Entry, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = w.panicked(r, p)
-		}
-	}()
-	return w.store.Get(ctx, key, kv.ReadOptions{Consistency: kv.Eventual})
 }
 
 // finishRead answers a read.

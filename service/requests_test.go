@@ -16,6 +16,7 @@ import (
 	"kvbus/bus/bustest"
 	"kvbus/kv"
 	"kvbus/kv/memory"
+	"kvbus/kv/replicated"
 	"kvbus/service"
 )
 
@@ -194,25 +195,6 @@ func TestWildcardsInSubjects(t *testing.T) {
 	}
 }
 
-// A freshened store answers reads from a goroutine of its own.
-type freshened struct{ gated }
-
-func (*freshened) Fresh(_ context.Context, _ kv.ReadOptions, done func(error)) { go done(nil) }
-
-// A panic of a store's own goroutine is that of one request as well.
-func TestPanicInTheStore(t *testing.T) {
-	s := bustest.StartServer(t, server.Options{})
-	store := &freshened{gated{Store: memory.New(memory.Options{})}}
-	defer store.Close()
-	_, err := service.Start(t.Context(), bustest.Connect(t, s, nats.InProcessServer(s)), store, service.Options{ClaimWait: time.Millisecond})
-	if err != nil {
-		t.Fatal(err)
-	}
-	nc := bustest.Connect(t, s)
-	expect(t, nc, "kv.get.panic", "", "!internal")
-	expect(t, nc, "kv.get.color", "", "!not_found")
-}
-
 func TestPanic(t *testing.T) {
 	s := bustest.StartServer(t, server.Options{})
 	svc, g := startGated(t, s, service.Options{})
@@ -221,7 +203,81 @@ func TestPanic(t *testing.T) {
 	expect(t, nc, "kv.get.panic", "", "!internal")
 	expect(t, nc, "kv.set.color", "blue", "1")
 	expect(t, nc, "kv.get.color", "", "blue")
+	if err := svc.Stop(t.Context()); err != nil { // when all are counted
+		t.Error(err)
+	}
 	if get := endpoint(t, svc.Stats(), "get"); get.NumErrors != 1 || get.NumRequests != 2 {
 		t.Errorf("the statistics are %+v", get)
+	}
+}
+
+// A worker of a shared store can start while the log takes nothing. What needs
+// the log has to wait, as kv.info, which is as fresh as any read.
+func TestStartWhileTheLogTakesNothing(t *testing.T) {
+	s := bustest.StartServer(t, server.Options{JetStream: true, StoreDir: t.TempDir()})
+	store, err := replicated.Open(t.Context(), bustest.Connect(t, s), replicated.Options{Timeout: 200 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	if err := s.DisableJetStream(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := service.Start(t.Context(), bustest.Connect(t, s), store, service.Options{ClaimWait: time.Millisecond}); err != nil {
+		t.Fatal(err)
+	}
+	nc := bustest.Connect(t, s)
+	expect(t, nc, "kv.info", "", "!unavailable")
+	expect(t, nc, "kv.get.color", "", "!not_found", "KV-Consistency", "eventual")
+}
+
+// A deferring store answers from goroutines of its own. The key "panic" panics.
+type deferring struct{ kv.Store }
+
+func (d *deferring) Submit(ctx context.Context, cmd kv.Command, done func(kv.Result, error)) {
+	go func() {
+		result, err := d.Do(ctx, cmd)
+		if cmd.Key == "panic" {
+			err = explosive{}
+		}
+		done(result, err)
+	}()
+}
+
+func (d *deferring) Fresh(_ context.Context, _ kv.ReadOptions, done func(error)) { go done(nil) }
+
+func (d *deferring) Get(ctx context.Context, key string, opts kv.ReadOptions) (kv.Entry, error) {
+	if key == "panic" {
+		panic("as the test wants")
+	}
+	return d.Store.Get(ctx, key, opts)
+}
+
+// An explosive error panics when it is told.
+type explosive struct{}
+
+func (explosive) Error() string   { panic("as the test wants") }
+func (explosive) Is(e error) bool { return e == kv.ErrConflict }
+
+func TestPanicOnAGoroutineOfTheStore(t *testing.T) {
+	s := bustest.StartServer(t, server.Options{})
+	store := &deferring{memory.New(memory.Options{})}
+	defer store.Close()
+	svc, err := service.Start(t.Context(), bustest.Connect(t, s), store, service.Options{ClaimWait: time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	nc := bustest.Connect(t, s)
+	for range 3 {
+		expect(t, nc, "kv.get.panic", "", "!internal")
+		expect(t, nc, "kv.set.panic", "", "!internal")
+	}
+	if err := svc.Stop(t.Context()); err != nil { // when each is counted, and none is under way
+		t.Error(err)
+	}
+	for _, name := range []string{"get", "set"} {
+		if stats := endpoint(t, svc.Stats(), name); stats.NumRequests != 3 || stats.NumErrors != 3 || !strings.HasPrefix(stats.LastError, "500:") {
+			t.Errorf("the statistics of %s are %+v", name, stats)
+		}
 	}
 }

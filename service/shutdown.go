@@ -5,15 +5,19 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/nats-io/nats.go"
 )
 
+// idleTimeout is how long a service that has nothing to do may take to end.
+const idleTimeout = time.Second
+
 // Stop takes no more requests, answers those that were taken, and returns then.
-// If ctx ends earlier, its error is returned, and what is not yet answered may
-// stay so. Where the connection is away, or is lost meanwhile, what was taken is
-// carried out and Stop returns without its answers being sent. Stop must be
-// called once at most.
+// If ctx ends earlier, its error is returned where something is not yet answered,
+// which may stay so. Where the connection is away, or is lost meanwhile, what was
+// taken is carried out and Stop returns without its answers being sent. Stop must
+// be called once at most.
 func (s *Service) Stop(ctx context.Context) error {
 	connected, release := whileConnected(ctx, s.nc)
 	defer release()
@@ -43,30 +47,40 @@ func (s *Service) Stop(ctx context.Context) error {
 		for _, e := range s.discovery.endpoints {
 			e.drop()
 		}
-		select {
-		case <-done:
-		case <-ctx.Done():
-			if n := s.unanswered(); n > 0 {
-				return fmt.Errorf("%d requests are still unanswered: %w", n, ctx.Err())
-			}
-			return nil
+		if !s.answered(ctx, done) {
+			return fmt.Errorf("requests are still unanswered: %w", ctx.Err())
 		}
 	}
 
 	err := flush(connected, s.nc)
-	lost := errors.Is(err, nats.ErrConnectionClosed) || connected.Err() != nil && ctx.Err() == nil
-	if err != nil && !lost {
+	// Where it is too late to ask the server whether it has the answers, they leave
+	// at the latest when the connection is closed.
+	if err != nil && connected.Err() == nil && !errors.Is(err, nats.ErrConnectionClosed) {
 		return fmt.Errorf("send the last answers: %w", err)
 	}
 	return nil
 }
 
-// unanswered returns how many requests were taken and not yet answered.
-func (s *Service) unanswered() (n int64) {
-	for _, l := range s.lanes {
-		n += l.queue.outstanding.Load()
+// answered waits until all that was taken is answered, which done tells, and
+// reports whether that is so when ctx ends.
+func (s *Service) answered(ctx context.Context, done <-chan struct{}) bool {
+	select {
+	case <-done:
+		return true
+	case <-ctx.Done():
 	}
-	return n
+	for _, l := range s.lanes {
+		if l.queue.outstanding.Load() > 0 {
+			return false
+		}
+	}
+	// Nothing is waited for but that the goroutines see it.
+	select {
+	case <-done:
+		return true
+	case <-time.After(idleTimeout):
+		return false
+	}
 }
 
 // whileConnected returns a context that ends with ctx, and earlier if nc is away

@@ -76,6 +76,22 @@ func TestStopGivesUpInTime(t *testing.T) {
 	}
 }
 
+// A service that has no time to stop and nothing to do has nothing to complain
+// about.
+func TestStopAtOnce(t *testing.T) {
+	s := bustest.StartServer(t, server.Options{})
+	ended, cancel := context.WithCancel(context.Background())
+	cancel()
+	for range 20 {
+		svc, g := startGated(t, s, service.Options{})
+		close(g.gate)
+		expect(t, bustest.Connect(t, s), "kv.set.k", "v", "1")
+		if err := svc.Stop(ended); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestStopWhileTheServerIsAway(t *testing.T) {
 	s := bustest.StartServer(t, server.Options{})
 	nc, lose := throughProxy(t, s)
