@@ -32,7 +32,7 @@ func TestGathering(t *testing.T) {
 		if g.over(time.Now(), 2) || ended > 0 {
 			t.Error("it ends before half of the time of the batch")
 		}
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		synctest.Wait()
 		if !g.over(time.Now(), 2) || ended != 1 {
 			t.Errorf("after half of the time of the batch it is not over; it ended %d times", ended)
