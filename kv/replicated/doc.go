@@ -7,7 +7,9 @@
 // Commands that arrive while earlier ones are under way are gathered into one
 // batch, and appended to the log as one message. Every worker reads the whole
 // log in order and applies every batch; the one that appended it then answers.
-// So what is answered is on as many disks as the log has replicas.
+// So what is answered is on as many disks as the log has replicas. A worker has one
+// batch under way; after one that took a millisecond or more the next one waits a
+// little for those who were answered and come again.
 //
 // A batch that may have been lost is appended again. Its worker's id and number
 // are in it, and a batch that is not the next of its worker is passed over, so
@@ -33,7 +35,7 @@
 //
 // A batch takes effect at the time that JetStream gave its message, never
 // before the batch before it. A deadline without traffic is brought about by an
-// empty batch. Reads never return what has expired by their worker's own clock.
+// empty batch, for which the workers take turns of a few milliseconds. Reads never return what has expired by their worker's own clock.
 //
 // # Events
 //
