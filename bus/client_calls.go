@@ -243,7 +243,7 @@ func (c *calls) look() {
 		}
 		if c.lookOnce() {
 			vain = 0
-		} else if vain++; vain == idleLooks && c.rest() {
+		} else if vain++; vain >= idleLooks && c.rest() {
 			ticker.Stop()
 		}
 	}

@@ -2,6 +2,7 @@ package bus_test
 
 import (
 	"fmt"
+	"iter"
 	"sync"
 	"testing"
 	"time"
@@ -76,6 +77,33 @@ func TestForbidden(t *testing.T) {
 		t.Errorf("a scan of what is allowed: %+v, %v", page, err)
 	}
 	wantError(t, "a watch of what is forbidden", firstError(client.Watch(ctx, kv.WatchOptions{Prefix: "other."})), bus.ErrForbidden)
+}
+
+// Who may read and watch some keys may also watch them by a filter: the store is
+// asked for these alone.
+func TestFilterOfWhatIsAllowed(t *testing.T) {
+	s := guardedBus(t)
+	client := newClient(t, bustest.Connect(t, s, nats.UserInfo("app", "secret"), nats.CustomInboxPrefix("_INBOX.app"), nats.ErrorHandler(quiet)), bus.ClientOptions{})
+	ctx := within(t, watchPatience)
+	set := func(value string) {
+		t.Helper()
+		if _, err := kv.Of(client).Set(ctx, "app.color", value); err != nil {
+			t.Fatal(err)
+		}
+	}
+	set("red")
+	next, stop := iter.Pull2(client.Follow(ctx, quick(bus.FollowOptions{Filter: parseFilter(t, "app.>"), State: true})))
+	defer stop()
+	want := func(kind bus.ChangeKind) {
+		t.Helper()
+		if change, err, _ := next(); err != nil || change.Kind != kind {
+			t.Fatalf("%+v, %v; want %v", change, err, kind)
+		}
+	}
+	want(bus.ChangeState)
+	want(bus.ChangeReady)
+	set("green")
+	want(bus.ChangeEvent) // nothing is published here: it is asked for
 }
 
 func firstError(events func(func(kv.Event, error) bool)) error {

@@ -85,7 +85,10 @@ func (c *Client) Watch(ctx context.Context, opts kv.WatchOptions) iter.Seq2[kv.E
 				return
 			}
 			following.Start = kv.After(lag.Last)
+			before := f
 			f, changes = newFollower(ctx, c.watches(), following)
+			f.life, f.begun = before.life, before.begun
+			f.life.doubt(before.contact) // the store may have begun anew meanwhile
 		}
 	}
 }

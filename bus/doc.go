@@ -86,7 +86,8 @@
 // keys finds it with the next event of the key, or when it compares with what the
 // store holds, every [FollowOptions.AuditInterval] while the store changes. If it
 // has given later events by then, it ends as above; if the store no longer holds
-// what to compare with, it can't tell, and gives [NoticeUnaudited].
+// what to compare with, or has given more than some thousand events meanwhile, it
+// can't tell, and gives [NoticeUnaudited].
 //
 // A store in memory begins anew with its process, and its revisions with it. A watch
 // finds that by the epoch in the heartbeats, and where it has none to compare with,

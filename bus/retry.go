@@ -15,12 +15,12 @@ const firstRetry, lastRetry = 10 * time.Millisecond, time.Second
 // call makes a request, and makes it again where that does no harm, until the
 // context ends.
 func (c *Client) call(ctx context.Context, r *request) error {
+	ctx, cancel := c.bounded(ctx)
+	defer cancel()
 	if err := c.enter(ctx); err != nil {
 		return err
 	}
 	defer c.leave()
-	ctx, cancel := c.bounded(ctx)
-	defer cancel()
 	var doubt doubt
 	var refusal error // of the last attempt that was refused
 	patience := c.opts.AttemptTimeout

@@ -22,14 +22,17 @@ func (f *follower) fetch(ctx context.Context, from uint64) error {
 func (f *follower) fetchUpTo(ctx context.Context, from, to uint64) error {
 	q := kv.ReplayQuery{
 		After:       from,
-		Prefix:      f.opts.Prefix,
+		Prefix:      f.literal(),
 		Filter:      f.opts.Filter,
 		ReadOptions: kv.ReadOptions{Consistency: kv.Linearizable},
 	}
 	before := f.reached
 	for more := true; more && q.After < to; {
-		q.Limit = f.batch.limit(f.opts.PageSize)
-		replay, err := persist(ctx, f, func(ctx context.Context) (kv.Replay, error) { return f.store.Replay(ctx, q) })
+		limit := f.batch.limit(f.opts.PageSize)
+		replay, err := persist(ctx, f, func(ctx context.Context) (kv.Replay, error) {
+			q.Limit, limit = limit, max(1, limit/2) // one that fails may be too large
+			return f.store.Replay(ctx, q)
+		})
 		if err != nil {
 			return err
 		}
@@ -62,6 +65,9 @@ func (f *follower) fetchUpTo(ctx context.Context, from, to uint64) error {
 		f.proven = f.reached
 		f.seen.forget(f.proven)
 	}
+	if f.started {
+		f.lives()
+	}
 	return nil
 }
 
@@ -87,15 +93,18 @@ func (f *follower) fetched(event *kv.Event) error {
 // then the state is of one revision.
 func (f *follower) readState(ctx context.Context) error {
 	q := kv.Query{
-		Prefix:      f.opts.Prefix,
+		Prefix:      f.literal(),
 		Filter:      f.opts.Filter,
 		KeysOnly:    f.opts.KeysOnly,
 		ReadOptions: kv.ReadOptions{Consistency: kv.Linearizable},
 	}
 	var pages statePages
 	for more := true; more; {
-		q.Limit = f.batch.limit(f.opts.PageSize)
-		page, err := persist(ctx, f, func(ctx context.Context) (kv.Page, error) { return f.store.Scan(ctx, q) })
+		limit := f.batch.limit(f.opts.PageSize)
+		page, err := persist(ctx, f, func(ctx context.Context) (kv.Page, error) {
+			q.Limit, limit = limit, max(1, limit/2) // one that fails may be too large
+			return f.store.Scan(ctx, q)
+		})
 		if err != nil {
 			return err
 		}
@@ -128,7 +137,11 @@ func (f *follower) readState(ctx context.Context) error {
 			return err
 		}
 	}
-	return f.give(Change{Kind: ChangeReady, Revision: f.reached})
+	if err := f.give(Change{Kind: ChangeReady, Revision: f.reached}); err != nil {
+		return err
+	}
+	f.lives()
+	return nil
 }
 
 // statePages say which part of the keys was read at which revision, in the order
@@ -153,23 +166,26 @@ func (p statePages) show(event *kv.Event) bool {
 const (
 	// pageBytes is about how large a page becomes.
 	pageBytes = 4 << 20
-	// firstPage is the number of items in the first one, of which nothing is known.
-	firstPage = 16
+	// firstPage is the number of items in the first one, of which nothing is known,
+	// and pageGrowth how many times as many as in the last one the next may have:
+	// small items tell little of those after them.
+	firstPage  = 16
+	pageGrowth = 4
 )
 
 // pageSize finds how many items make a page that no connection chokes on.
-type pageSize struct{ average int }
+type pageSize struct{ items, average int }
 
 func (p *pageSize) limit(most int) int {
-	if p.average == 0 {
+	if p.items == 0 {
 		return min(most, firstPage)
 	}
-	return min(most, max(1, pageBytes/p.average))
+	return min(most, max(1, pageBytes/p.average), max(firstPage, pageGrowth*p.items))
 }
 
 func (p *pageSize) measure(items, size int) {
 	if items > 0 {
-		p.average = size/items + 1
+		p.items, p.average = items, size/items+1
 	}
 }
 
@@ -185,7 +201,7 @@ func persist[T any](ctx context.Context, f *follower, ask func(ctx context.Conte
 			continue // messages of the answer may be lost
 		}
 		if err == nil {
-			f.heardOf(asked)
+			f.met(asked)
 			return answer, nil
 		}
 		if ended := f.ended(ctx); ended != nil {
@@ -207,7 +223,7 @@ func persist[T any](ctx context.Context, f *follower, ask func(ctx context.Conte
 
 // stays reports whether asking again would bring the same error.
 func stays(err error) bool {
-	for _, lasting := range []error{kv.ErrCompacted, kv.ErrClosed, kv.ErrInvalidKey, kv.ErrInvalidArgument, errors.ErrUnsupported} {
+	for _, lasting := range []error{kv.ErrCompacted, kv.ErrClosed, kv.ErrInvalidKey, kv.ErrInvalidArgument, ErrForbidden, errors.ErrUnsupported} {
 		if errors.Is(err, lasting) {
 			return true
 		}

@@ -1,10 +1,12 @@
 package bus
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"iter"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -46,7 +48,7 @@ type watchService struct {
 // are used by other goroutines than the one that iterates.
 //
 // It knows three revisions. All selected events up to proven were given, beyond
-// doubt. Those up to reached were given unless the network lost some without a
+// doubt, or are too many to be compared. Those up to reached were given unless the network lost some without a
 // sign. given is that of the last event that was: nothing below it can be given
 // any more. A watch of all keys sees each loss at once, and so proves all it
 // gives; a watch of some keys compares, from time to time, with what the store
@@ -82,6 +84,8 @@ type follower struct {
 	tail       tail
 	behind     bool // the last heartbeat was of an earlier revision than the events
 	nextAudit  time.Time
+	busyAudit  time.Time // before which no audit comes for the number of events
+	forgotten  uint64    // revision up to which events were forgotten without an audit; 0 for none
 	contact    time.Time // of the last sign of life
 	stale      bool
 }
@@ -91,6 +95,9 @@ type tail struct {
 	revision uint64
 	due      time.Time // zero if there is none
 }
+
+// errIterated is of a sequence that was iterated before.
+var errIterated = fmt.Errorf("%w: a watch is iterated once", kv.ErrClosed)
 
 // errLeft says that the consumer wants no more.
 var errLeft = errors.New("the consumer has left")
@@ -111,7 +118,7 @@ func newFollower(ctx context.Context, service watchService, opts FollowOptions) 
 	release := context.AfterFunc(ctx, f.release)
 	return f, func(yield func(Change, error) bool) {
 		if !release() {
-			yield(Change{}, ctx.Err())
+			yield(Change{}, cmp.Or(ctx.Err(), errIterated))
 			return
 		}
 		defer f.release()
@@ -163,9 +170,10 @@ func (f *follower) start(ctx context.Context) error {
 	return nil
 }
 
-// literal is the longest prefix that all selected keys have.
+// literal is the longest prefix that all selected keys have, by which the store is
+// asked: who may watch some keys may not ask for all.
 func (f *follower) literal() string {
-	if literal := f.opts.Filter.Literal(); len(literal) > len(f.opts.Prefix) {
+	if literal := f.opts.Filter.Literal(); strings.HasPrefix(literal, f.opts.Prefix) {
 		return literal
 	}
 	return f.opts.Prefix
@@ -260,6 +268,9 @@ func (f *follower) runLife(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		if err := f.hear(ctx); err != nil {
+			return err
+		}
 		if reason != nil {
 			if err := f.repair(ctx, reason); err != nil {
 				return err
@@ -294,6 +305,7 @@ var (
 	errGap         = errors.New("an event is missing")
 	errTail        = errors.New("the last events did not come")
 	errSilence     = errors.New("there was no sign of life")
+	errBusy        = errors.New("there were more events than are remembered between two audits")
 )
 
 // interruption returns why what was taken last may lack events, nil if there is
@@ -378,6 +390,7 @@ func (f *follower) giveEvent(event *kv.Event) error {
 	if f.all {
 		f.proven, f.audited = f.reached, f.reached
 	} else if forgotten := f.seen.add(f.given); forgotten > 0 {
+		f.forgotten = forgotten // which the next audit tells
 		f.proven = max(f.proven, forgotten)
 		f.audited = max(f.audited, f.proven)
 	}

@@ -9,6 +9,9 @@ const maxSeen = 8192
 // in rising order.
 type seen struct{ revisions []uint64 }
 
+// halfFull reports whether the next ones may make it forget some.
+func (s *seen) halfFull() bool { return len(s.revisions) >= maxSeen/2 }
+
 func (s *seen) has(revision uint64) bool {
 	_, found := slices.BinarySearch(s.revisions, revision)
 	return found

@@ -19,40 +19,63 @@ func (f *follower) notify(kind NoticeKind, err error) {
 // heardOf takes a sign of life, and a time when it was there or was still to come.
 // A later one might be after the end of that life.
 func (f *follower) heardOf(at time.Time) {
+	f.met(at)
+	f.lives()
+}
+
+// met is heardOf for an answer whose events were not given yet.
+func (f *follower) met(at time.Time) {
 	if at.After(f.contact) {
 		f.contact = at
 	}
+}
+
+// lives tells that the watch is up to date again, where it was not.
+func (f *follower) lives() {
 	if f.stale {
 		f.stale = false
 		f.notify(NoticeLive, nil)
 	}
 }
 
-func (f *follower) scheduleAudit(now time.Time) { f.nextAudit = now.Add(vary(f.opts.AuditInterval)) }
+// busyAudit is the shortest time between audits. A watch that is given more events
+// than it remembers does not wait for longer.
+const busyAudit = 5 * time.Second
+
+func (f *follower) scheduleAudit(now time.Time) {
+	f.nextAudit, f.busyAudit = now.Add(vary(f.opts.AuditInterval)), now.Add(busyAudit)
+}
 
 // vary returns a time around d, so that many watches don't ask at once.
 func vary(d time.Duration) time.Duration { return d - d/4 + rand.N(d/2+1) }
+
+// hear looks at the last heartbeat. It comes before what was received is given: that
+// may be of another life.
+func (f *follower) hear(ctx context.Context) error {
+	beat, at := f.queue.heard()
+	if at == f.beatAt { // the same reading of the clock
+		return nil
+	}
+	f.beatAt = at
+	f.heardOf(at)
+	if err := f.life.epoch(beat.Epoch, f.begun); err != nil {
+		return err
+	}
+	if err := f.sameLife(ctx); err != nil {
+		return err
+	}
+	f.newest = max(f.newest, beat.Revision)
+	f.behind = beat.Revision < f.proven
+	if f.tail.due.IsZero() && beat.Revision > f.reached {
+		f.tail = tail{beat.Revision, time.Now().Add(tailGrace)}
+	}
+	return nil
+}
 
 // tend does what is due, and returns how long nothing will be. idle says that the
 // queue is empty.
 func (f *follower) tend(ctx context.Context, idle bool) (time.Duration, error) {
 	now := time.Now()
-	beat, at := f.queue.heard()
-	if at != f.beatAt { // the same reading of the clock
-		f.beatAt = at
-		f.heardOf(at)
-		if err := f.life.epoch(beat.Epoch, f.begun); err != nil {
-			return 0, err
-		}
-		if err := f.sameLife(ctx); err != nil {
-			return 0, err
-		}
-		f.newest = max(f.newest, beat.Revision)
-		f.behind = beat.Revision < f.proven
-		if f.tail.due.IsZero() && beat.Revision > f.reached {
-			f.tail = tail{beat.Revision, now.Add(tailGrace)}
-		}
-	}
 	if due := f.tail.due; !due.IsZero() && idle && !now.Before(due) {
 		if err := f.tailDue(ctx, now); err != nil {
 			return 0, err
@@ -111,10 +134,14 @@ func (f *follower) auditDue() time.Time {
 	if f.all || f.newest <= f.audited {
 		return time.Time{}
 	}
-	if settled := f.subscribed.Add(f.opts.Settle); !f.settled && settled.Before(f.nextAudit) {
-		return settled
+	due := f.nextAudit
+	if settled := f.subscribed.Add(f.opts.Settle); !f.settled && settled.Before(due) {
+		due = settled
 	}
-	return f.nextAudit
+	if f.seen.halfFull() && f.busyAudit.Before(due) {
+		due = f.busyAudit
+	}
+	return due
 }
 
 // audit compares what was given with what the store holds. Until the subscription
@@ -124,6 +151,10 @@ func (f *follower) audit(ctx context.Context) error {
 	defer func() { f.scheduleAudit(time.Now()) }()
 	f.settled = time.Since(f.subscribed) >= f.opts.Settle
 	err := f.fetch(ctx, f.audited)
+	if err == nil && f.forgotten > 0 {
+		f.forgotten = 0
+		f.notify(NoticeUnaudited, errBusy)
+	}
 	if !errors.Is(err, kv.ErrCompacted) || errors.Is(err, errNewLife) || errors.Is(err, errOutOfOrder) || f.reached == f.audited {
 		return err
 	}

@@ -24,8 +24,9 @@ func ParseFilter(pattern string) (Filter, error) {
 	if pattern == "" || pattern == ">" {
 		return Filter{}, nil
 	}
-	if len(pattern) > 2*MaxKeyLength {
-		return Filter{}, fmt.Errorf("%w: filter of %d bytes, the longest has %d", ErrInvalidArgument, len(pattern), 2*MaxKeyLength)
+	// A key of dots alone has as many empty tokens as dots, and one more.
+	if longest := 2*MaxKeyLength + 1; len(pattern) > longest {
+		return Filter{}, fmt.Errorf("%w: filter of %d bytes, the longest has %d", ErrInvalidArgument, len(pattern), longest)
 	}
 	rest := pattern
 	for more := true; more; {

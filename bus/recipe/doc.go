@@ -10,8 +10,8 @@
 // that of another; [Lock.Unlock] removes the key at a revision that is known to be
 // the holder's. The holder learns by [Lock.Lost] that its time is over, by its own
 // monotonic clock, counted from before the request and a hundredth early, whether
-// or not anything can be reached. Those who wait watch the key and send nothing
-// meanwhile.
+// or not anything can be reached. Those who wait watch the key, which takes next to
+// no requests.
 //
 // What a lock promises is that no two hold it at the same time, as long as the
 // clocks of the holder and of the store differ in speed by less than that. It does not promise that only its

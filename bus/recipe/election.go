@@ -63,7 +63,7 @@ func Observe(ctx context.Context, store kv.Store, key string) iter.Seq2[Leader, 
 			yield(Leader{}, err)
 			return
 		}
-		o := observer{store: store, filter: filter, yield: yield}
+		o := observer{store: store, key: key, filter: filter, yield: yield}
 		if err := persist(ctx, o.follow); !errors.Is(err, errLeft) {
 			yield(Leader{}, err)
 		}
@@ -74,7 +74,8 @@ var errLeft = errors.New("the consumer has left")
 
 type observer struct {
 	store  kv.Store
-	filter kv.Filter
+	key    string
+	filter kv.Filter // the key alone
 	yield  func(Leader, error) bool
 
 	begun bool
@@ -120,7 +121,7 @@ func (o *observer) follow(ctx context.Context) error {
 func (o *observer) look(ctx context.Context) (uint64, error) {
 	asking, cancel := context.WithTimeout(ctx, attempt)
 	defer cancel()
-	page, err := o.store.Scan(asking, kv.Query{Filter: o.filter, ReadOptions: kv.ReadOptions{Consistency: kv.Linearizable}})
+	page, err := o.store.Scan(asking, kv.Query{Prefix: o.key, Filter: o.filter, ReadOptions: kv.ReadOptions{Consistency: kv.Linearizable}})
 	if err != nil {
 		return 0, err
 	}

@@ -52,12 +52,12 @@ func (d Decision) RetryAfter(now time.Time) time.Duration { return max(0, d.Rese
 // first one after its end begins the next. Uses beyond the limit do not make the
 // window longer.
 //
-// Allow is one request. If it fails with [kv.ErrTimeout], or because ctx ends,
-// the use may have been counted; other errors count nothing. It is for the caller
-// to say whether an error allows or denies.
+// Allow is one request. If it fails with [kv.ErrTimeout] or [kv.ErrInternal], or
+// because ctx ends, the use may have been counted; other errors count nothing. It is
+// for the caller to say whether an error allows or denies.
 //
 // It fails with [ErrForeign] if the key holds no number, or one that never
-// expires.
+// expires, which it has added to then.
 func (l *Limiter) Allow(ctx context.Context, name string) (Decision, error) {
 	key := l.prefix + name
 	r, err := l.store.Do(ctx, kv.Command{Op: kv.OpIncrement, Key: key, Delta: 1, TTL: l.window, KeepTTL: true})
