@@ -251,10 +251,18 @@ func (w *worker) openStore(ctx context.Context) (kv.Store, error) {
 		case <-w.background.Done():
 		}
 	})
-	if w.server != nil {
-		w.routines.Go(func() {
-			watchDisk(w.background, func() error { return w.isAnswered(store) }, w.fail)
-		})
+	if w.server == nil {
+		return store, nil
+	}
+	w.routines.Go(func() {
+		watchDisk(w.background, func() error { return w.isAnswered(store) }, w.fail)
+	})
+	// A server that stands alone and was started on a full disk takes nothing until
+	// it is started anew. A log at its bound has room made in it.
+	if !w.server.JetStreamClustered() {
+		if _, err := store.Info(opening); err != nil && !errors.Is(err, replicated.ErrLogFull) {
+			return nil, errors.Join(err, store.Close())
+		}
 	}
 	return store, nil
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -25,8 +26,15 @@ const (
 // [kv.ErrTimeout].
 var ErrNotTaken = errors.New("the log takes nothing")
 
-// errFull says that the log has reached its bound.
+// ErrLogFull says that the log has reached its own bound ([Options.MaxLogBytes]),
+// for which snapshots make room.
+var ErrLogFull = errors.New("the log has reached its bound")
+
+// errFull says that there is no room for a record, for whatever reason.
 var errFull = errors.New("the log is full")
+
+// overBound is how JetStream describes a stream that has reached its bound.
+const overBound = "maximum bytes exceeded"
 
 // A flight is a batch under way.
 type flight struct {
@@ -77,7 +85,12 @@ func acknowledgement(m *nats.Msg) (uint64, error) {
 		return ack.Sequence, nil
 	}
 	switch ack.Error.Code {
-	case storeFailed, accountExceeded, resourcesExceeded, storageExceeded:
+	case storeFailed:
+		if strings.Contains(ack.Error.Description, overBound) {
+			return 0, fmt.Errorf("%w: %w (%d)", errFull, ErrLogFull, ack.Error.Code)
+		}
+		fallthrough
+	case accountExceeded, resourcesExceeded, storageExceeded:
 		return 0, fmt.Errorf("%w: JetStream: %s (%d)", errFull, ack.Error.Description, ack.Error.Code)
 	}
 	return 0, fmt.Errorf("JetStream: %s (%d)", ack.Error.Description, ack.Error.Code)

@@ -347,7 +347,7 @@ func (p *pipeline) give(proposals []proposal, readers []reader, err error) func(
 	p.waiting -= len(proposals) + len(readers)
 	unread := fmt.Errorf("%w: %w", kv.ErrUnavailable, err)
 	if errors.Is(err, kv.ErrTimeout) {
-		unread = fmt.Errorf("%w: %s", kv.ErrUnavailable, err.Error()) // a read has no outcome that could be unknown
+		unread = fmt.Errorf("%w: %w", kv.ErrUnavailable, ErrNotTaken) // a read has no outcome that could be unknown
 	}
 	return func() {
 		for _, proposal := range proposals {

@@ -159,6 +159,12 @@ func TestOpenOnFullLog(t *testing.T) {
 	if info, err := store.Describe(); err != nil || info.Keys != 1 {
 		t.Errorf("the store that is opened on a full log is %+v, %v", info, err)
 	}
+	for err = nil; err == nil; {
+		_, err = store.Info(bounded(t)) // which writes a small record
+	}
+	if !errors.Is(err, kv.ErrUnavailable) || !errors.Is(err, replicated.ErrLogFull) {
+		t.Errorf("what needs the log fails with %v", err)
+	}
 	closeStore(t, store)
 
 	opts.Limits = kv.Limits{MaxKeys: 5}
