@@ -53,7 +53,7 @@ func vary(d time.Duration) time.Duration { return d - d/4 + rand.N(d/2+1) }
 // may be of another life.
 func (f *follower) hear(ctx context.Context) error {
 	beat, at := f.queue.heard()
-	if at == f.beatAt { // the same reading of the clock
+	if at.Equal(f.beatAt) {
 		return nil
 	}
 	f.beatAt = at

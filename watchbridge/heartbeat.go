@@ -25,8 +25,9 @@ type pulse struct {
 	nc          *nats.Conn
 	log         Log // nil where nobody shares the store
 	burst, idle time.Duration
-	sent        uint64 // the revision of the last heartbeat that a change brought about
-	heard       uint64 // the newest revision that one of any worker told
+	sent        uint64         // the revision of the last heartbeat that a change brought about
+	beats       chan *nats.Msg // those of all workers
+	heard       uint64         // the newest revision that one of them told
 }
 
 // startPulse begins with a heartbeat where the store is of this worker alone: a
@@ -44,8 +45,8 @@ func (b *Bridge) startPulse(nc *nats.Conn) *pulse {
 // notice.
 func (p *pulse) run(ctx context.Context) {
 	b := p.bridge
-	heard := make(chan *nats.Msg, 16)
-	if _, err := p.nc.ChanSubscribe(b.opts.Subjects.HeartbeatSubject(), heard); err != nil {
+	p.beats = make(chan *nats.Msg, 16)
+	if _, err := p.nc.ChanSubscribe(b.opts.Subjects.HeartbeatSubject(), p.beats); err != nil {
 		b.logger.Debug("heartbeats of other workers can't be heard", "error", err)
 	}
 	var due <-chan time.Time
@@ -64,16 +65,20 @@ func (p *pulse) run(ctx context.Context) {
 				p.sent = revision
 				p.beat(revision)
 			}
-		case m := <-heard: // its own come back as well
-			if beat, err := bus.DecodeHeartbeat(m); err == nil {
-				p.heard = max(p.heard, beat.Revision)
-			}
+		case m := <-p.beats: // its own come back as well
+			p.hear(m)
 		case <-rest.C:
 			p.beatIdle(ctx)
 		case <-ctx.Done():
 			return
 		}
 		rest.Reset(p.pause())
+	}
+}
+
+func (p *pulse) hear(m *nats.Msg) {
+	if beat, err := bus.DecodeHeartbeat(m); err == nil {
+		p.heard = max(p.heard, beat.Revision)
 	}
 }
 
@@ -101,7 +106,11 @@ func (p *pulse) beatIdle(ctx context.Context) {
 		}
 		return
 	}
-	// Marks are acknowledged a little later than events are published.
+	// Marks are acknowledged a little later than events are published, and others
+	// may have told of those while JetStream was asked.
+	for len(p.beats) > 0 {
+		p.hear(<-p.beats)
+	}
 	revision = max(revision, p.heard, p.bridge.confirmed.Load())
 	p.beat(revision)
 	if newest, err := p.log.RevisionAfter(ctx, p.log.Applied()); err == nil && revision < newest {

@@ -46,6 +46,7 @@ type pipeline struct {
 	waiting int     // commands and reads in all of the above
 	gather  gathering
 	closed  error
+	refusal error     // of the last batch that was refused; nil since one was taken
 	failing time.Time // since when requests are given up; zero while they are not
 	silent  time.Time // when JetStream last said nothing to one of them
 	ticker  *time.Timer
@@ -229,6 +230,7 @@ func (p *pipeline) acknowledged(m *nats.Msg) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.refusal = reason
 	if f := p.flight; f != nil && f.number == n {
 		f.refused(reason)
 	}
@@ -242,7 +244,7 @@ func (p *pipeline) complete(number uint64, outcomes []outcome) {
 		p.mu.Unlock()
 		return // it was given up before
 	}
-	p.flight = nil
+	p.flight, p.refusal = nil, nil
 	p.waiting -= landed.members()
 	p.succeeds()
 	now := time.Now()
@@ -296,8 +298,7 @@ func (p *pipeline) look() {
 		unread++
 	}
 	if unsent+unread > 0 {
-		err := fmt.Errorf("%w: %w", kv.ErrUnavailable, ErrNotTaken)
-		given = append(given, p.give(p.queue[:unsent], p.readers[:unread], err))
+		given = append(given, p.give(p.queue[:unsent], p.readers[:unread], p.waitedInVain()))
 		p.queue, p.readers = p.queue[unsent:], p.readers[unread:]
 	}
 	if p.flight != nil && p.flight.due.Before(now) {
@@ -309,6 +310,15 @@ func (p *pipeline) look() {
 	for _, done := range given {
 		done()
 	}
+}
+
+// waitedInVain is the error of what was never in a batch: those before it took too
+// long.
+func (p *pipeline) waitedInVain() error {
+	if p.refusal != nil {
+		return fmt.Errorf("%w: %w: %w", kv.ErrUnavailable, ErrNotTaken, p.refusal)
+	}
+	return fmt.Errorf("%w: %w", kv.ErrUnavailable, ErrNotTaken)
 }
 
 // fails tells the operator, once, that requests are given up.

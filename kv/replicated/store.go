@@ -222,6 +222,7 @@ func (s *Store) start(ctx context.Context) error {
 	if err := s.feed.start(ctx, log.LastSeq); err != nil {
 		return err
 	}
+	s.Mark()                                                // by which a publisher of events that are left from before is elected
 	s.routines.Go(func() { s.keepSnapshots(s.background) }) // which makes room in a full log
 	// A server that can't write does not get better by itself.
 	ctx, cancel := context.WithTimeout(ctx, limitsTimeout)
