@@ -1,6 +1,7 @@
 package replicated
 
 import (
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -9,8 +10,8 @@ import (
 func TestGathering(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var g gathering
-		ended := 0
-		end := func() { ended++ }
+		var ended atomic.Int32
+		end := func() { ended.Add(1) }
 		if !g.over(time.Now(), 1) {
 			t.Error("the first batch is to wait")
 		}
@@ -29,19 +30,19 @@ func TestGathering(t *testing.T) {
 		}
 		time.Sleep(5*time.Millisecond - 1)
 		synctest.Wait()
-		if g.over(time.Now(), 2) || ended > 0 {
+		if g.over(time.Now(), 2) || ended.Load() > 0 {
 			t.Error("it ends before half of the time of the batch")
 		}
 		time.Sleep(time.Nanosecond)
 		synctest.Wait()
-		if !g.over(time.Now(), 2) || ended != 1 {
-			t.Errorf("after half of the time of the batch it is not over; it ended %d times", ended)
+		if !g.over(time.Now(), 2) || ended.Load() != 1 {
+			t.Errorf("after half of the time of the batch it is not over; it ended %d times", ended.Load())
 		}
 
 		g.begin(time.Now(), 10*time.Millisecond, 3, end)
 		g.stop()
 		time.Sleep(time.Second)
-		if ended != 1 {
+		if ended.Load() != 1 {
 			t.Error("it ends after it was stopped")
 		}
 	})
