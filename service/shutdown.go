@@ -10,8 +10,8 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// idleTimeout is how long a service that has nothing to do may take to end.
-const idleTimeout = time.Second
+// lastMoment is how long a service that has nothing more to do may take to end.
+const lastMoment = 500 * time.Millisecond
 
 // Stop takes no more requests, answers those that were taken, and returns then.
 // If ctx ends earlier, its error is returned where something is not yet answered,
@@ -62,23 +62,18 @@ func (s *Service) Stop(ctx context.Context) error {
 }
 
 // answered waits until all that was taken is answered, which done tells, and
-// reports whether that is so when ctx ends.
+// reports whether that is so when ctx ends. What was answered just then is still
+// being counted: for that it waits a moment more.
 func (s *Service) answered(ctx context.Context, done <-chan struct{}) bool {
 	select {
 	case <-done:
 		return true
 	case <-ctx.Done():
 	}
-	for _, l := range s.lanes {
-		if l.queue.outstanding.Load() > 0 {
-			return false
-		}
-	}
-	// Nothing is waited for but that the goroutines see it.
 	select {
 	case <-done:
 		return true
-	case <-time.After(idleTimeout):
+	case <-time.After(lastMoment):
 		return false
 	}
 }
