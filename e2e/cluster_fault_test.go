@@ -198,7 +198,14 @@ func TestClusterWithoutAMajority(t *testing.T) {
 			}
 			last := c.nodes[2]
 			nc := connect(t, last.url, nats.NoReconnect())
+			events, err := nc.SubscribeSync("kv.events.>")
+			if err != nil {
+				t.Fatal(err)
+			}
 			mustAsk(t, nc, "kv.set.color", "blue")
+			if _, err := events.NextMsg(patience); err != nil { // all that a cluster makes at first is there
+				t.Fatal(err)
+			}
 			c.nodes[0].kill()
 			c.nodes[1].kill()
 			// Longer than one that stands alone would take itself to be stuck.
