@@ -180,7 +180,7 @@ func routesRule(routes URLs) string {
 		if err != nil || parsed.Hostname() == "" || parsed.Port() == "" {
 			return "must be nodes like nats://host:6222, comma separated"
 		}
-		if !slices.Contains([]string{"nats", "nats-route", "tls"}, parsed.Scheme) {
+		if !slices.Contains(routeSchemes, parsed.Scheme) {
 			return "must have nats, nats-route or tls as scheme"
 		}
 	}

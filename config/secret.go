@@ -2,6 +2,7 @@ package config
 
 import (
 	"net/url"
+	"slices"
 	"strings"
 )
 
@@ -30,6 +31,12 @@ func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 // are masked wherever it is shown; convert it to a string for the real text.
 type URLs string
 
+// The schemes of servers and of routes between them.
+var (
+	serverSchemes = []string{"nats", "tls", "ws", "wss"}
+	routeSchemes  = []string{"nats", "nats-route", "tls"}
+)
+
 // List returns the servers one by one, with their secrets, each with the scheme
 // nats where it has none. One that is missing between two commas is empty; what
 // is empty has none.
@@ -49,16 +56,32 @@ func (u URLs) List() []string {
 }
 
 // String returns the list with nats://user:***@host for a password, and
-// nats://***@host for a token.
+// nats://***@host for a token. A comma may be one of a password that was not
+// escaped, so it ends a server only where a scheme follows, and none does where
+// the list can't be parsed: rather too much is masked than a part of a secret
+// shown.
 func (u URLs) String() string {
-	if !strings.Contains(string(u), "@") {
-		return string(u)
-	}
-	var masked []string
+	parses := !slices.ContainsFunc(u.List(), func(server string) bool {
+		_, err := url.Parse(server)
+		return err != nil
+	})
+	var servers []string
 	for server := range strings.SplitSeq(string(u), ",") {
-		masked = append(masked, maskURL(server))
+		if last := len(servers) - 1; last >= 0 && !(parses && hasScheme(server)) {
+			servers[last] += "," + server
+		} else {
+			servers = append(servers, server)
+		}
 	}
-	return strings.Join(masked, ",")
+	for i, server := range servers {
+		servers[i] = maskURL(server)
+	}
+	return strings.Join(servers, ",")
+}
+
+func hasScheme(server string) bool {
+	scheme, _, found := strings.Cut(strings.TrimSpace(server), "://")
+	return found && (slices.Contains(serverSchemes, scheme) || slices.Contains(routeSchemes, scheme))
 }
 
 // GoString keeps what is masked out of %#v.
@@ -67,32 +90,19 @@ func (u URLs) GoString() string { return u.String() }
 // MarshalText keeps what is masked out of logs, JSON and YAML.
 func (u URLs) MarshalText() ([]byte, error) { return []byte(u.String()), nil }
 
-// maskPart masks what can't be a server, as it has no port where one belongs: it
-// may be the part of a password before a comma.
-func maskPart(server string) string {
-	scheme, rest, found := strings.Cut(server, "://")
-	if !found {
-		scheme, rest = "nats", server
-	}
-	if _, err := url.Parse(scheme + "://" + rest); err == nil {
-		return server
-	}
-	user, _, _ := strings.Cut(rest, ":")
-	return strings.TrimSuffix(server, rest) + user + ":" + mask
-}
-
 // maskURL works on the text and not on a parsed URL, so that one which does
-// not parse can be shown in an error without giving a password away.
+// not parse can be shown in an error without giving a password away. The user is
+// shown where it is certain to be one.
 func maskURL(server string) string {
 	at := strings.LastIndex(server, "@")
 	if at < 0 {
-		return maskPart(server)
+		return server
 	}
 	start := 0
 	if _, rest, found := strings.Cut(server, "://"); found && len(server)-len(rest) <= at {
 		start = len(server) - len(rest)
 	}
-	if user, _, found := strings.Cut(server[start:at], ":"); found {
+	if user, _, found := strings.Cut(server[start:at], ":"); found && !strings.ContainsAny(user, ",@") {
 		return server[:start] + user + ":" + mask + server[at:]
 	}
 	return server[:start] + mask + server[at:]

@@ -180,7 +180,7 @@ func urlsRule(urls URLs) string {
 		if err != nil || parsed.Hostname() == "" {
 			return "must be servers like nats://host:4222, comma separated"
 		}
-		if !slices.Contains([]string{"nats", "tls", "ws", "wss"}, parsed.Scheme) {
+		if !slices.Contains(serverSchemes, parsed.Scheme) {
 			return "must have nats, tls, ws or wss as scheme"
 		}
 	}

@@ -39,8 +39,9 @@ func TestValidate(t *testing.T) {
 		"server, empty":       {func(c *config.Config) { c.NATS.URL = "a,,b" }, "must have a server between two commas"},
 		"server, scheme":      {func(c *config.Config) { c.NATS.URL = "http://a" }, "must have nats, tls, ws or wss as scheme"},
 		"server, no host":     {func(c *config.Config) { c.NATS.URL = "nats://:4222" }, "must be servers like nats://host:4222"},
-		"server, cut, masked": {func(c *config.Config) { c.NATS.URL = "nats://u:hun,ter2@host" }, `nats.url (--nats-url) is "nats://u:***,***@host": must be servers`},
+		"server, cut, masked": {func(c *config.Config) { c.NATS.URL = "nats://u:hun,ter2@host" }, `nats.url (--nats-url) is "nats://u:***@host": must be servers`},
 		"server, bad, masked": {func(c *config.Config) { c.NATS.URL = "nats://me:hunter2@%zz" }, `nats.url (--nats-url) is "nats://me:***@%zz": must be servers`},
+		"server, comma in it": {func(c *config.Config) { c.NATS.URL = "nats://me:hunter2,hunter2@a" }, `is "nats://me:***@a": must be servers`},
 		"server, mask":        {func(c *config.Config) { c.NATS.URL = "nats://me:***@a" }, "has the mask"},
 
 		"url and context":     {func(c *config.Config) { external(c); c.NATS.Context = "prod" }, `nats.context (--nats-context) is "prod": can't be used together with nats.url`},
