@@ -30,10 +30,6 @@ const (
 	DefaultLogTail       = 100
 )
 
-// limitsTimeout is how long a store that is opened tries to set other limits: for
-// longer than an election takes, or the making of room.
-const limitsTimeout = 30 * time.Second
-
 // Options configure a store. The zero value means the defaults.
 type Options struct {
 	// Prefix names the log; stores with the same one on the same JetStream
@@ -224,10 +220,7 @@ func (s *Store) start(ctx context.Context) error {
 	}
 	s.Mark()                                                // by which a publisher of events that are left from before is elected
 	s.routines.Go(func() { s.keepSnapshots(s.background) }) // which makes room in a full log
-	// A server that can't write does not get better by itself.
-	ctx, cancel := context.WithTimeout(ctx, limitsTimeout)
-	defer cancel()
-	return patiently(ctx, s.logger, "set the limits of the store", func() error { return s.adoptLimits(ctx) })
+	return s.adoptLimits(ctx)
 }
 
 func (s *Store) machineOptions() machine.Options {
@@ -236,21 +229,6 @@ func (s *Store) machineOptions() machine.Options {
 		ReplayEvents: s.opts.ReplayEvents,
 		ReplayBytes:  s.opts.ReplayBytes,
 	}
-}
-
-// adoptLimits makes the limits of the options those of the shared state. It fails
-// with [errNotYet] where the log takes nothing now.
-func (s *Store) adoptLimits(ctx context.Context) error {
-	var limits kv.Limits
-	if _, err := s.shared.Update(func(m *machine.Machine) { limits = m.Info().Limits }); err != nil || limits == s.opts.Limits {
-		return err
-	}
-	s.logger.Info("changing the limits of the store", "from", limits, "to", s.opts.Limits)
-	_, err := s.Do(ctx, kv.Command{Op: kv.OpSetLimits, Limits: s.opts.Limits})
-	if errors.Is(err, kv.ErrUnavailable) || errors.Is(err, kv.ErrTimeout) {
-		return fmt.Errorf("%w: %w", errNotYet, err)
-	}
-	return err
 }
 
 // Failed gives the error after which the store serves nothing any more, such as
