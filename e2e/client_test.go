@@ -40,6 +40,21 @@ func mustAsk(t *testing.T, nc *nats.Conn, subject, body string) string {
 	return answer
 }
 
+// persist is mustAsk that asks again while nodes come and go, and where the
+// machine is slower than the worker waits.
+func persist(t *testing.T, nc *nats.Conn, subject, body string) string {
+	t.Helper()
+	for deadline := time.Now().Add(patience); ; {
+		answer, err := ask(nc, subject, body)
+		if err == nil {
+			return answer
+		}
+		if !isPassing(err) || time.Now().After(deadline) {
+			t.Fatalf("%s %q: %v", subject, body, err)
+		}
+	}
+}
+
 func subscribe(t *testing.T, nc *nats.Conn, subject string) *nats.Subscription {
 	t.Helper()
 	sub, err := nc.SubscribeSync(subject)

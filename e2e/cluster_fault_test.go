@@ -202,7 +202,7 @@ func TestClusterWithoutAMajority(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			mustAsk(t, nc, "kv.set.color", "blue")
+			persist(t, nc, "kv.set.color", "blue")
 			if _, err := events.NextMsg(patience); err != nil { // all that a cluster makes at first is there
 				t.Fatal(err)
 			}
@@ -219,7 +219,7 @@ func TestClusterWithoutAMajority(t *testing.T) {
 			}
 			c.nodes[1].start(t)
 			c.nodes[1].await(t)
-			mustAsk(t, connect(t, last.url), "kv.get.color", "")
+			persist(t, connect(t, last.url), "kv.get.color", "")
 		})
 	}
 }

@@ -9,7 +9,7 @@ func TestEvents(t *testing.T) {
 	t.Parallel()
 	w, monitor := serveMonitored(t)
 	c := terminal{t, w.url}
-	before := connections(t, monitor)
+	before := subscribers(t, monitor)
 	sub, output := c.start("sub", "kv.events.>", "--count", "9")
 	awaitSubscriber(t, monitor, before, sub.ended)
 
@@ -63,7 +63,7 @@ func TestEventsOfAWildcard(t *testing.T) {
 	t.Parallel()
 	w, monitor := serveMonitored(t, "--prefix", "team.kv")
 	c := terminal{t, w.url}
-	before := connections(t, monitor)
+	before := subscribers(t, monitor)
 	sub, output := c.start("sub", "team.kv.events.user.*.name", "--count", "1")
 	awaitSubscriber(t, monitor, before, sub.ended)
 

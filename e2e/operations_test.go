@@ -183,7 +183,7 @@ func TestRequestWithoutReply(t *testing.T) {
 	t.Parallel()
 	w, monitor := serveMonitored(t)
 	c := terminal{t, w.url}
-	before := connections(t, monitor)
+	before := subscribers(t, monitor)
 	sub, events := c.start("sub", "kv.events.>", "--count", "1")
 	awaitSubscriber(t, monitor, before, sub.ended)
 

@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"os"
 	"regexp"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -85,15 +87,15 @@ func freeAddress(t *testing.T) string {
 	return ""
 }
 
-// awaitSubscriber waits until a server has a client with subscriptions that was
-// not there before, or until ended is closed.
+// awaitSubscriber waits until a server has a subscriber to events that was not
+// there before, or until ended is closed.
 func awaitSubscriber(t *testing.T, monitor string, before map[uint64]bool, ended <-chan struct{}) {
 	t.Helper()
 	deadline := time.After(patience)
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		for id := range connections(t, monitor) {
+		for id := range subscribers(t, monitor) {
 			if !before[id] {
 				return
 			}
@@ -108,19 +110,20 @@ func awaitSubscriber(t *testing.T, monitor string, before map[uint64]bool, ended
 	}
 }
 
-// connections returns the ids of a server's clients that have subscriptions.
-func connections(t *testing.T, monitor string) map[uint64]bool {
+// subscribers returns the ids of a server's clients that have subscribed to
+// events, which the worker itself does not.
+func subscribers(t *testing.T, monitor string) map[uint64]bool {
 	t.Helper()
 	client := http.Client{Timeout: patience}
-	response, err := client.Get(monitor + "/connz?limit=10000")
+	response, err := client.Get(monitor + "/connz?subs=1&limit=10000")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer response.Body.Close()
 	var list struct {
 		Connections []struct {
-			ID            uint64 `json:"cid"`
-			Subscriptions int    `json:"subscriptions"`
+			ID            uint64   `json:"cid"`
+			Subscriptions []string `json:"subscriptions_list"`
 		} `json:"connections"`
 	}
 	if err := json.NewDecoder(response.Body).Decode(&list); err != nil {
@@ -128,7 +131,7 @@ func connections(t *testing.T, monitor string) map[uint64]bool {
 	}
 	found := map[uint64]bool{}
 	for _, c := range list.Connections {
-		if c.Subscriptions > 0 {
+		if slices.ContainsFunc(c.Subscriptions, func(subject string) bool { return strings.Contains(subject, ".events.") }) {
 			found[c.ID] = true
 		}
 	}

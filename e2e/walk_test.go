@@ -36,7 +36,7 @@ func walk(t *testing.T, path string) {
 		text := new(output)
 		cmd.Stdout, cmd.Stderr = text, text
 
-		before := connections(t, monitor)
+		before := subscribers(t, monitor)
 		p := run(t, cmd)
 		complain := func() {
 			if line, found := missing(s.want, text.String()); found {
