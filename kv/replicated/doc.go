@@ -20,7 +20,7 @@
 // # Records
 //
 // JetStream sends each record to all workers when it is stored (the stream's
-// republication, on "$KVBUS.<prefix>.live.>"); a worker that misses one, which it
+// republication, on "$KVBUS.<prefix>.*.live"); a worker that misses one, which it
 // sees by the sequences, asks any server of the log for it (direct get). No
 // consumer is involved, so none is lost with the server that has it. Whoever may
 // publish below "$KVBUS" may change the store: that is for workers alone.
@@ -35,7 +35,8 @@
 //
 // A batch takes effect at the time that JetStream gave its message, never
 // before the batch before it. A deadline without traffic is brought about by an
-// empty batch, for which the workers take turns of a few milliseconds. Reads never return what has expired by their worker's own clock.
+// empty batch, for which the workers take turns of a few milliseconds. Reads never
+// return what has expired by their worker's own clock.
 //
 // # Events
 //

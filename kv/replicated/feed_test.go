@@ -22,7 +22,7 @@ func TestRecordsThatAreLostAreFetched(t *testing.T) {
 		Users: []*server.User{
 			{Username: "whole", Password: "x"},
 			{Username: "deaf", Password: "x", Permissions: &server.Permissions{
-				Subscribe: &server.SubjectPermission{Deny: []string{"$KVBUS.*.live.>"}},
+				Subscribe: &server.SubjectPermission{Deny: []string{"$KVBUS.*.*.live"}},
 			}},
 		},
 	})
@@ -101,7 +101,7 @@ func TestNoRecord(t *testing.T) {
 		{"Nats-Stream": {"KVBUS_kv"}, "Nats-Sequence": {"2"}, "Nats-Time-Stamp": {"yesterday"}},
 		{"Nats-Stream": {"other"}, "Nats-Sequence": {"2"}, "Nats-Time-Stamp": {"2026-01-02T03:04:05Z"}},
 	} {
-		if err := nc.PublishMsg(&nats.Msg{Subject: "$KVBUS.kv.live.log", Header: header, Data: []byte("garbage")}); err != nil {
+		if err := nc.PublishMsg(&nats.Msg{Subject: "$KVBUS.kv.log.live", Header: header, Data: []byte("garbage")}); err != nil {
 			t.Fatal(err)
 		}
 	}

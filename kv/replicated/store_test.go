@@ -17,7 +17,7 @@ import (
 	"kvbus/kv/replicated"
 )
 
-const patience = 20 * time.Second
+const patience = 30 * time.Second
 
 func bounded(t *testing.T) context.Context {
 	t.Helper()

@@ -3,6 +3,7 @@ package replicated
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -25,6 +26,10 @@ const (
 	waitRepeat = 15 * time.Second
 )
 
+// longestName is the length of the longest name of a stream that is all there. A
+// longer one, for which file systems may have no room, ends with a hash.
+const longestName = 128
+
 // streamName returns the name of the log's stream, and of the object store of the
 // snapshots. A stream's name has no dots, and that of an object store only letters,
 // digits, dashes and underscores of ASCII.
@@ -40,6 +45,9 @@ func streamName(prefix string) string {
 			name = fmt.Appendf(name, "-u%X-", r)
 		}
 	}
+	if len(name) > longestName {
+		name = fmt.Appendf(name[:longestName/2], "-%x", sha256.Sum256([]byte(prefix)))
+	}
 	return string(name)
 }
 
@@ -53,9 +61,9 @@ func logSubject(prefix string) string  { return "$KVBUS." + prefix + ".log" }
 func markSubject(prefix string) string { return "$KVBUS." + prefix + ".mark" }
 
 // liveSubject returns the subject to which JetStream sends each record when it
-// is stored; its last token is that of the subject it was appended to, or a
-// wildcard for all.
-func liveSubject(prefix, last string) string { return "$KVBUS." + prefix + ".live." + last }
+// is stored: that which it was appended to, whose last token kind is or stands for,
+// and one more token. So it is in the log of no prefix.
+func liveSubject(prefix, kind string) string { return "$KVBUS." + prefix + "." + kind + ".live" }
 
 // directGetSubject returns the subject on which any server of the log answers with
 // records of it.
@@ -143,10 +151,9 @@ func adjust(ctx context.Context, js jetstream.JetStream, stream jetstream.Stream
 		return foreign("the discard policy", have.Discard, want.Discard)
 	case have.MaxMsgs > 0 || have.MaxAge > 0 || have.MaxMsgsPerSubject > 0:
 		return foreign("limits", "on messages or age", "none")
-	case have.RePublish != nil && *have.RePublish != *want.RePublish:
-		return foreign("the republication", *have.RePublish, *want.RePublish)
 	}
-	if have.Replicas == want.Replicas && have.MaxBytes == want.MaxBytes && have.AllowDirect && have.RePublish != nil {
+	if have.Replicas == want.Replicas && have.MaxBytes == want.MaxBytes && have.AllowDirect &&
+		have.RePublish != nil && *have.RePublish == *want.RePublish {
 		return nil
 	}
 	from := slog.Group("from", "replicas", have.Replicas, "max_bytes", have.MaxBytes)

@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"kvbus/bus"
 	"kvbus/bus/bustest"
 	"kvbus/kv"
 	"kvbus/kv/replicated"
@@ -68,6 +69,84 @@ func TestReplicasOfANewLog(t *testing.T) {
 	}
 	if got := open(t, s, replicated.Options{Prefix: "other"}).Replicas(); got != 1 {
 		t.Errorf("without a word it is on %d servers", got)
+	}
+}
+
+// Stores at prefixes of which one continues the other share a JetStream, and
+// none has what is in the other's.
+func TestPrefixesThatContinueOneAnother(t *testing.T) {
+	s := startServer(t)
+	var stores []*replicated.Store
+	for _, prefix := range []string{"kv", "kv.live", "kv.log", "kv.log.live", "kv.mark"} {
+		stores = append(stores, open(t, s, replicated.Options{Prefix: prefix}))
+	}
+	for i, store := range stores {
+		for j := range 3 {
+			if revision, err := kv.Of(store).Set(bounded(t), "k", "v"); err != nil || revision != uint64(j+1) {
+				t.Errorf("store %d: write %d has the revision %d, %v", i, j, revision, err)
+			}
+		}
+	}
+	for i, store := range stores {
+		select {
+		case err := <-store.Failed():
+			t.Errorf("store %d: %v", i, err)
+		default:
+		}
+	}
+}
+
+// Any prefix that the bus takes is one of a store.
+func TestPrefixes(t *testing.T) {
+	s := startServer(t)
+	for _, prefix := range []string{
+		"team.kv", "a-b_c", "größe", "kv$.1$", "a{b}}", "a/b\\c:d",
+		strings.Repeat("p", bus.MaxPrefixLength), strings.Repeat("p", bus.MaxPrefixLength-1) + "q",
+		strings.Repeat("p.", bus.MaxPrefixLength/2-1) + "q", strings.Repeat("é", bus.MaxPrefixLength/2),
+	} {
+		if _, err := bus.NewSubjects(prefix); err != nil {
+			t.Fatal(err)
+		}
+		store := open(t, s, replicated.Options{Prefix: prefix})
+		if revision, err := kv.Of(store).Set(bounded(t), "k", "v"); err != nil || revision != 1 {
+			t.Errorf("%s: revision %d, %v", prefix, revision, err)
+		}
+		snapshot(t, store)
+	}
+}
+
+// A log whose records are sent elsewhere than to workers, or not at all, is mended.
+func TestRepublication(t *testing.T) {
+	s := startServer(t)
+	store := open(t, s, replicated.Options{})
+	if _, err := kv.Of(store).Set(bounded(t), "k", "v"); err != nil {
+		t.Fatal(err)
+	}
+	store.Close()
+	js, err := jetstream.New(bustest.Connect(t, s))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, republication := range map[string]*jetstream.RePublish{
+		"not at all": nil,
+		"elsewhere":  {Source: "$KVBUS.kv.*", Destination: "$KVBUS.kv.live.{{wildcard(1)}}"},
+	} {
+		_, stream := objects(t, s)
+		want := stream.CachedInfo().Config.RePublish
+		changed := stream.CachedInfo().Config
+		changed.RePublish = republication
+		if _, err := js.UpdateStream(bounded(t), changed); err != nil {
+			t.Fatal(err)
+		}
+		store := open(t, s, replicated.Options{})
+		if entry, err := kv.Of(store).Get(bounded(t), "k"); err != nil || entry.Value != "v" {
+			t.Errorf("%s: %+v, %v", name, entry, err)
+		}
+		store.Close()
+		_, stream = objects(t, s)
+		if got := stream.CachedInfo().Config.RePublish; got == nil || *got != *want {
+			t.Errorf("%s: it is %+v; want %+v", name, got, want)
+		}
 	}
 }
 
