@@ -35,7 +35,7 @@ type Subjects struct {
 // NewSubjects returns the subjects under prefix, [DefaultPrefix] if it is
 // empty. A prefix may have several tokens. It fails with
 // [kv.ErrInvalidArgument] if one of them is empty, starts with $, or has a
-// wildcard, white space or a control character.
+// wildcard, white space, a control character or "{{".
 func NewSubjects(prefix string) (Subjects, error) {
 	if prefix == "" {
 		prefix = DefaultPrefix
@@ -54,6 +54,8 @@ func NewSubjects(prefix string) (Subjects, error) {
 			return Subjects{}, fmt.Errorf("%w: subject prefix %q has a token that starts with $, which NATS keeps for itself", kv.ErrInvalidArgument, prefix)
 		case strings.ContainsAny(token, "*>"):
 			return Subjects{}, fmt.Errorf("%w: subject prefix %q has a wildcard", kv.ErrInvalidArgument, prefix)
+		case strings.Contains(token, "{{"):
+			return Subjects{}, fmt.Errorf("%w: subject prefix %q has {{, with which the functions of NATS's subject mappings begin", kv.ErrInvalidArgument, prefix)
 		case strings.ContainsFunc(token, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }):
 			return Subjects{}, fmt.Errorf("%w: subject prefix %q has white space or a control character", kv.ErrInvalidArgument, prefix)
 		}

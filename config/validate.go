@@ -209,6 +209,8 @@ func prefixRule(prefix string) string {
 			return "must have no spaces or control characters"
 		case strings.ContainsAny(token, "*>"):
 			return "must have no wildcards (* and >)"
+		case strings.Contains(token, "{{"):
+			return "must have no {{, with which the functions of subject mappings begin"
 		}
 	}
 	return ""

@@ -74,6 +74,7 @@ func TestValidate(t *testing.T) {
 		"prefix, >":            {func(c *config.Config) { c.Bus.Prefix = "a.>" }, "must have no wildcards"},
 		"prefix, $":            {func(c *config.Config) { c.Bus.Prefix = "$SYS.a" }, "must have no token that starts with $"},
 		"prefix, later $":      {func(c *config.Config) { c.Bus.Prefix = "a.$b" }, "must have no token that starts with $"},
+		"prefix, {{":           {func(c *config.Config) { c.Bus.Prefix = "a.{{b}}" }, "must have no {{"},
 		"prefix, longest":      {func(c *config.Config) { c.Bus.Prefix = strings.Repeat("p", 256) }, ""},
 		"prefix, too long":     {func(c *config.Config) { c.Bus.Prefix = strings.Repeat("p", 257) }, "must have at most 256 bytes"},
 		"prefix, no UTF-8":     {func(c *config.Config) { c.Bus.Prefix = "a\xff" }, "must be UTF-8"},
