@@ -18,7 +18,8 @@ import (
 )
 
 // guardedBus is a server with a store on it and users: app has the keys under
-// "app." and nothing else, mute can't receive an answer.
+// "app." and nothing else, mute can't receive an answer, reader may ask for all keys
+// and watch those.
 func guardedBus(t *testing.T) *server.Server {
 	t.Helper()
 	s := startBusServer(t, server.Options{Users: []*server.User{
@@ -30,6 +31,10 @@ func guardedBus(t *testing.T) *server.Server {
 		{Username: "mute", Password: "secret", Permissions: &server.Permissions{
 			Publish:   &server.SubjectPermission{Allow: []string{"kv.>"}},
 			Subscribe: &server.SubjectPermission{Allow: []string{"kv.events.>"}},
+		}},
+		{Username: "reader", Password: "secret", Permissions: &server.Permissions{
+			Publish:   &server.SubjectPermission{Allow: []string{"kv.>"}},
+			Subscribe: &server.SubjectPermission{Allow: []string{"_INBOX.>", "kv.events.app.>"}},
 		}},
 	}})
 	svc, err := service.Start(t.Context(), bustest.Connect(t, s, nats.UserInfo("worker", "secret")), memory.New(memory.Options{}), service.Options{ClaimWait: time.Millisecond})
@@ -106,8 +111,54 @@ func TestFilterOfWhatIsAllowed(t *testing.T) {
 	want(bus.ChangeEvent) // nothing is published here: it is asked for
 }
 
-func firstError(events func(func(kv.Event, error) bool)) error {
-	for _, err := range events {
+// Who may read keys and not watch them is told so, and is no watcher that hears of
+// changes late.
+func TestForbiddenEvents(t *testing.T) {
+	s := guardedBus(t)
+	nc := bustest.Connect(t, s, nats.UserInfo("reader", "secret"), nats.ErrorHandler(quiet))
+	client := newClient(t, nc, bus.ClientOptions{})
+	ctx := within(t, watchPatience)
+	for range 2 {
+		for _, opts := range []bus.FollowOptions{{}, {State: true}, {Prefix: "other."}, {Start: kv.After(0)}} {
+			wantError(t, fmt.Sprintf("%+v", opts), firstError(client.Follow(ctx, opts)), bus.ErrForbidden)
+		}
+		changes, stop := iter.Pull2(client.Follow(ctx, bus.FollowOptions{Prefix: "app.", State: true}))
+		if change, err, _ := changes(); err != nil || change.Kind != bus.ChangeReady {
+			t.Errorf("what is allowed: %+v, %v", change, err)
+		}
+		stop()
+	}
+}
+
+// A watch by one who may not ask for the age of the store goes on when the
+// connection has come back.
+func TestForbiddenAge(t *testing.T) {
+	s := guardedBus(t)
+	proxy := bustest.StartProxy(t, s.Addr().String())
+	nc, err := nats.Connect(proxy.URL(), append(reconnecting(), nats.UserInfo("app", "secret"), nats.CustomInboxPrefix("_INBOX.app"), nats.ErrorHandler(quiet))...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	client := newClient(t, nc, bus.ClientOptions{})
+	ctx := within(t, watchPatience)
+	changes, stop := iter.Pull2(client.Follow(ctx, quick(bus.FollowOptions{Prefix: "app."})))
+	defer stop()
+	writer := newClient(t, bustest.Connect(t, s, nats.UserInfo("worker", "secret")), bus.ClientOptions{})
+	for i := range 3 {
+		key := fmt.Sprint("app.", i)
+		if _, err := kv.Of(writer).Set(ctx, key, ""); err != nil {
+			t.Fatal(err)
+		}
+		if change, err, _ := changes(); err != nil || change.Event.Key != key {
+			t.Fatalf("%+v, %v", change, err)
+		}
+		proxy.Cut()
+	}
+}
+
+func firstError[T any](items iter.Seq2[T, error]) error {
+	for _, err := range items {
 		return err
 	}
 	return nil

@@ -87,10 +87,18 @@ func (c *Client) Info(ctx context.Context) (kv.Info, error) {
 // ServiceInfo describes the service with its store. In the MaxValueSize of the
 // service is what its bus carries.
 func (c *Client) ServiceInfo(ctx context.Context) (Info, error) {
-	var info Info
-	err := c.ask(ctx, c.subjects.EncodeInfo(), func(m *nats.Msg) (err error) {
-		info, err = DecodeInfo(m)
-		return err
+	return c.serviceInfo(ctx, false)
+}
+
+func (c *Client) serviceInfo(ctx context.Context, once bool) (info Info, err error) {
+	err = c.call(ctx, &request{
+		msg:      c.subjects.EncodeInfo(),
+		harmless: true,
+		once:     once,
+		receive: func(m *nats.Msg) (last bool, err error) {
+			info, err = DecodeInfo(m)
+			return true, err
+		},
 	})
 	return info, err
 }

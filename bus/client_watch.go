@@ -55,6 +55,10 @@ func (r watchReads) Replay(ctx context.Context, q kv.ReplayQuery) (kv.Replay, er
 	return r.client.replay(ctx, q, true)
 }
 
+func (r watchReads) Info(ctx context.Context) (Info, error) {
+	return r.client.serviceInfo(ctx, true)
+}
+
 // Watch implements [kv.Store]. It is [Client.Follow] for events alone; one that
 // lags behind what the store holds goes on after a [*kv.LagError].
 func (c *Client) Watch(ctx context.Context, opts kv.WatchOptions) iter.Seq2[kv.Event, error] {

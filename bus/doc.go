@@ -93,10 +93,15 @@
 // finds that by the epoch in the heartbeats, and where it has none to compare with,
 // or was away, by the age of the worker. If that leaves a doubt, it ends as above.
 //
+// A watch of keys whose events the connection may not subscribe to ends with
+// [ErrForbidden]. One that may not ask for the age of the worker (the operation
+// info) relies on the epoch alone.
+//
 // Once it has started, a watch costs the service nothing while nothing changes, and
-// no state ever: it is a plain subscription. All watches of a client share the heartbeats. One that
-// hears nothing for [FollowOptions.Silence] asks, tells [FollowOptions.Notify]
-// that it is stale if there is no answer, and asks again until there is one.
+// no state ever: it is a plain subscription. All watches of a client share the
+// heartbeats. One that hears nothing for [FollowOptions.Silence] asks, tells
+// [FollowOptions.Notify] that it is stale if there is no answer, and asks again
+// until there is one.
 //
 // A slow consumer is bounded by [FollowOptions.MaxPending] and MaxPendingBytes.
 // Beyond, events are dropped, and fetched in pages once it goes on.

@@ -1,12 +1,9 @@
 package bus
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"iter"
-	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -33,6 +30,7 @@ type watchStore interface {
 	Revision(ctx context.Context, prefix string) (uint64, error)
 	Scan(ctx context.Context, q kv.Query) (kv.Page, error)
 	Replay(ctx context.Context, q kv.ReplayQuery) (kv.Replay, error)
+	Info(ctx context.Context) (Info, error)
 }
 
 // watchService is what a watch needs of its client.
@@ -96,101 +94,8 @@ type tail struct {
 	due      time.Time // zero if there is none
 }
 
-// errIterated is of a sequence that was iterated before.
-var errIterated = fmt.Errorf("%w: a watch is iterated once", kv.ErrClosed)
-
 // errLeft says that the consumer wants no more.
 var errLeft = errors.New("the consumer has left")
-
-// follow starts a watch, up to its starting point.
-func follow(ctx context.Context, service watchService, opts FollowOptions) iter.Seq2[Change, error] {
-	_, changes := newFollower(ctx, service, opts)
-	return changes
-}
-
-func newFollower(ctx context.Context, service watchService, opts FollowOptions) (*follower, iter.Seq2[Change, error]) {
-	f := &follower{watchService: service, opts: opts.withDefaults()}
-	err := f.start(ctx)
-	if err != nil {
-		return f, func(yield func(Change, error) bool) { yield(Change{}, err) }
-	}
-	// A sequence that nobody iterates ends with its context.
-	release := context.AfterFunc(ctx, f.release)
-	return f, func(yield func(Change, error) bool) {
-		if !release() {
-			yield(Change{}, cmp.Or(ctx.Err(), errIterated))
-			return
-		}
-		defer f.release()
-		f.yield = yield
-		if err := f.run(ctx); !errors.Is(err, errLeft) {
-			yield(Change{}, err)
-		}
-	}
-}
-
-func (f *follower) start(ctx context.Context) error {
-	if err := f.opts.validate(); err != nil {
-		return err
-	}
-	if err := f.ended(ctx); err != nil {
-		return err
-	}
-	f.all = f.opts.Prefix == "" && f.opts.Filter.IsZero()
-	f.queue = newWatchQueue(f.subjects, f.opts)
-	if err := f.hub.join(f.nc, f.subjects, f.queue); err != nil {
-		return err
-	}
-	f.reconnects = f.nc.Stats().Reconnects
-	sub, err := f.nc.Subscribe(f.subjects.selectionSubject(f.opts.Prefix, f.opts.Filter), f.queue.receive)
-	if err == nil {
-		// What waits there has not been looked at yet, whether it is selected or not.
-		err = sub.SetPendingLimits(max(f.opts.MaxPending, DefaultMaxPending), max(f.opts.MaxPendingBytes, DefaultMaxPendingBytes))
-	}
-	f.sub = sub
-	if err != nil {
-		f.release()
-		return fmt.Errorf("watch: %w", connectionError(err))
-	}
-	f.subscribed = time.Now()
-	f.heardOf(f.subscribed)
-	f.scheduleAudit(f.subscribed)
-	now, err := f.store.Revision(ctx, f.literal())
-	if err != nil {
-		f.release()
-		return fmt.Errorf("watch: %w", err)
-	}
-	after, set := f.opts.Start.Revision()
-	if !set {
-		after = now
-	}
-	f.startAfter(after)
-	f.begun = time.Now()
-	f.started = !set && !f.opts.State
-	return nil
-}
-
-// literal is the longest prefix that all selected keys have, by which the store is
-// asked: who may watch some keys may not ask for all.
-func (f *follower) literal() string {
-	if literal := f.opts.Filter.Literal(); strings.HasPrefix(literal, f.opts.Prefix) {
-		return literal
-	}
-	return f.opts.Prefix
-}
-
-func (f *follower) startAfter(revision uint64) {
-	f.proven, f.audited, f.reached, f.given, f.newest = revision, revision, revision, revision, revision
-	f.seen = seen{}
-	f.givenAt = time.Time{}
-}
-
-func (f *follower) release() {
-	if f.sub != nil {
-		_ = f.sub.Unsubscribe() // of a connection that is closed there is none left
-	}
-	f.hub.leave(f.nc, f.queue)
-}
 
 // ended returns why the watch is over, nil if it is not.
 func (f *follower) ended(ctx context.Context) error {
@@ -261,9 +166,11 @@ func (f *follower) runLife(ctx context.Context) error {
 			return err
 		}
 		clear(events)
-		taken := time.Now()
-		var overflowed bool
-		events, overflowed = f.queue.take(events)
+		var (
+			since      time.Time
+			overflowed bool
+		)
+		events, since, overflowed = f.queue.take(events)
 		reason, err := f.interruption(overflowed)
 		if err != nil {
 			return err
@@ -283,7 +190,7 @@ func (f *follower) runLife(ctx context.Context) error {
 			}
 		}
 		if len(events) > 0 {
-			f.heardOf(taken)
+			f.heardOf(since)
 		}
 		wait, err := f.tend(ctx, len(events) == 0)
 		if err != nil {

@@ -30,7 +30,7 @@ type life struct {
 	// since is when the life that the watch knows was heard of for certain, where
 	// it may have ended since then; else the zero time.
 	since time.Time
-	// lasting says that the store survives its workers, or that it can't be asked.
+	// lasting says that the store survives its workers, or that it may not be asked.
 	lasting bool
 }
 
@@ -91,16 +91,13 @@ func (f *follower) workerBegan(ctx context.Context) (earliest, latest time.Time,
 		ctx, cancel := context.WithTimeout(ctx, infoTimeout)
 		defer cancel()
 		asked = time.Now()
-		m, err := f.nc.RequestMsgWithContext(ctx, f.subjects.EncodeInfo())
-		if errors.Is(err, context.DeadlineExceeded) && f.nc.IsConnected() {
-			return Info{Info: kv.Info{Durable: true}}, nil // who may not ask gets no answer
-		}
-		if err != nil {
-			return Info{}, err
-		}
-		return DecodeInfo(m)
+		return f.store.Info(ctx)
 	})
 	answered := time.Now()
+	if errors.Is(err, ErrForbidden) {
+		f.life.lasting = true
+		return earliest, latest, nil
+	}
 	if err != nil {
 		return earliest, latest, err
 	}

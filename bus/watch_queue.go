@@ -25,6 +25,7 @@ type watchQueue struct {
 	mu         sync.Mutex
 	events     []kv.Event
 	bytes      int
+	since      time.Time // when the first of the events came
 	overflowed bool
 	beat       Heartbeat
 	beatAt     time.Time // zero before the first
@@ -69,6 +70,9 @@ func (q *watchQueue) put(event kv.Event) {
 	size := len(event.Key) + len(event.Value)
 	q.mu.Lock()
 	first := len(q.events) == 0 && !q.overflowed
+	if first {
+		q.since = time.Now()
+	}
 	switch {
 	case q.overflowed:
 	case len(q.events) > 0 && (len(q.events) == q.maxCount || q.bytes+size > q.maxBytes):
@@ -83,14 +87,14 @@ func (q *watchQueue) put(event kv.Event) {
 	}
 }
 
-// take returns all events that wait, and leaves the queue spare as its next
-// memory. overflowed says that later ones are lost.
-func (q *watchQueue) take(spare []kv.Event) (events []kv.Event, overflowed bool) {
+// take returns all events that wait, and when the first of them came, and leaves
+// the queue spare as its next memory. overflowed says that later ones are lost.
+func (q *watchQueue) take(spare []kv.Event) (events []kv.Event, since time.Time, overflowed bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	events, overflowed = q.events, q.overflowed
 	q.events, q.bytes, q.overflowed = spare[:0], 0, false
-	return events, overflowed
+	return events, q.since, overflowed
 }
 
 // drained reports whether nothing waits, and nothing of so many messages that the

@@ -20,7 +20,7 @@ import (
 	"kvbus/watchbridge"
 )
 
-const watchPatience = 10 * time.Second
+const watchPatience = 30 * time.Second
 
 // A watchStage is a server with a worker on it, and a proxy through which
 // watchers connect.

@@ -17,7 +17,7 @@ import (
 	"kvbus/config"
 )
 
-const patience = 20 * time.Second
+const patience = 30 * time.Second
 
 // A lockedBuffer is a log that is read while it is written.
 type lockedBuffer struct {

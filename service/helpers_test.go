@@ -18,7 +18,7 @@ import (
 	"kvbus/service"
 )
 
-const patience = 10 * time.Second
+const patience = 30 * time.Second
 
 // startService serves a new memory store on a connection of its own.
 func startService(tb testing.TB, s *server.Server, storeOpts memory.Options, opts service.Options) (*service.Service, *memory.Store) {

@@ -19,7 +19,7 @@ import (
 	"kvbus/watchbridge"
 )
 
-const patience = 10 * time.Second
+const patience = 30 * time.Second
 
 // A stage is a store, a bridge to a server by way of a proxy, and a subscriber
 // on that server.

@@ -19,7 +19,7 @@ import (
 	"kvbus/watchbridge"
 )
 
-const patience = 10 * time.Second
+const patience = 30 * time.Second
 
 // A worker serves a store on a server.
 type worker struct {

@@ -1,0 +1,124 @@
+package bus
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"strings"
+	"time"
+
+	"kvbus/kv"
+)
+
+// errIterated is of a sequence that was iterated before.
+var errIterated = fmt.Errorf("%w: a watch is iterated once", kv.ErrClosed)
+
+// follow starts a watch, up to its starting point.
+func follow(ctx context.Context, service watchService, opts FollowOptions) iter.Seq2[Change, error] {
+	_, changes := newFollower(ctx, service, opts)
+	return changes
+}
+
+func newFollower(ctx context.Context, service watchService, opts FollowOptions) (*follower, iter.Seq2[Change, error]) {
+	f := &follower{watchService: service, opts: opts.withDefaults()}
+	err := f.start(ctx)
+	if err != nil {
+		return f, func(yield func(Change, error) bool) { yield(Change{}, err) }
+	}
+	// A sequence that nobody iterates ends with its context.
+	release := context.AfterFunc(ctx, f.release)
+	return f, func(yield func(Change, error) bool) {
+		if !release() {
+			yield(Change{}, cmp.Or(ctx.Err(), errIterated))
+			return
+		}
+		defer f.release()
+		f.yield = yield
+		if err := f.run(ctx); !errors.Is(err, errLeft) {
+			yield(Change{}, err)
+		}
+	}
+}
+
+func (f *follower) start(ctx context.Context) error {
+	if err := f.opts.validate(); err != nil {
+		return err
+	}
+	if err := f.ended(ctx); err != nil {
+		return err
+	}
+	f.all = f.opts.Prefix == "" && f.opts.Filter.IsZero()
+	f.queue = newWatchQueue(f.subjects, f.opts)
+	if err := f.hub.join(f.nc, f.subjects, f.queue); err != nil {
+		return err
+	}
+	f.reconnects = f.nc.Stats().Reconnects
+	before := f.nc.LastError()
+	sub, err := f.nc.Subscribe(f.subjects.selectionSubject(f.opts.Prefix, f.opts.Filter), f.queue.receive)
+	if err == nil {
+		// What waits there has not been looked at yet, whether it is selected or not.
+		err = sub.SetPendingLimits(max(f.opts.MaxPending, DefaultMaxPending), max(f.opts.MaxPendingBytes, DefaultMaxPendingBytes))
+	}
+	f.sub = sub
+	if err != nil {
+		f.release()
+		return fmt.Errorf("watch: %w", connectionError(err))
+	}
+	f.subscribed = time.Now()
+	f.heardOf(f.subscribed)
+	f.scheduleAudit(f.subscribed)
+	now, err := f.store.Revision(ctx, f.literal())
+	if err == nil {
+		err = f.refusal(before)
+	}
+	if err != nil {
+		f.release()
+		return fmt.Errorf("watch: %w", err)
+	}
+	after, set := f.opts.Start.Revision()
+	if !set {
+		after = now
+	}
+	f.startAfter(after)
+	f.begun = time.Now()
+	f.started = !set && !f.opts.State
+	return nil
+}
+
+// refusal returns the error of a subscription that the server has refused, where it
+// is the last one of the connection and not the one before. The server tells of it
+// before it answers a later question.
+func (f *follower) refusal(before error) error {
+	last := f.nc.LastError()
+	if last == before { //nolint:errorlint // another error, not another kind
+		return nil
+	}
+	if action, subject, ok := permissionViolation(last); ok && action == actionSubscription && subject == f.sub.Subject {
+		return forbidden(last)
+	}
+	return nil
+}
+
+// literal is the longest prefix that all selected keys have, by which the store is
+// asked: who may watch some keys may not ask for all.
+func (f *follower) literal() string {
+	if literal := f.opts.Filter.Literal(); strings.HasPrefix(literal, f.opts.Prefix) {
+		return literal
+	}
+	return f.opts.Prefix
+}
+
+func (f *follower) startAfter(revision uint64) {
+	f.proven, f.audited, f.reached, f.given, f.newest = revision, revision, revision, revision, revision
+	f.seen = seen{}
+	f.givenAt = time.Time{}
+}
+
+func (f *follower) release() {
+	if f.sub != nil {
+		_ = f.sub.Unsubscribe() // of a connection that is closed there is none left
+	}
+	f.hub.leave(f.nc, f.queue)
+}
