@@ -65,8 +65,8 @@ const (
 	confirmDelay = 50 * time.Millisecond
 	// confirmTimeout is how long it waits for the answer.
 	confirmTimeout = 5 * time.Second
-	// retryDelay is the pause after a failure. Where no connection can be made it
-	// doubles with each attempt, up to maxRetryDelay.
+	// retryDelay is the pause after a failure. It doubles with each attempt that
+	// comes to nothing, up to maxRetryDelay.
 	retryDelay    = 100 * time.Millisecond
 	maxRetryDelay = 2 * time.Second
 )
@@ -169,13 +169,17 @@ func (b *Bridge) Stats() Stats {
 func (b *Bridge) run(ctx context.Context) {
 	defer close(b.done)
 	defer b.cancel()
-	for {
+	for delay := retryDelay; ; delay = min(2*delay, maxRetryDelay) {
+		begun, before := time.Now(), b.confirmed.Load()
 		err := b.session(ctx)
 		if errors.Is(err, kv.ErrClosed) || ctx.Err() != nil {
 			return
 		}
+		if b.confirmed.Load() != before || time.Since(begun) > maxRetryDelay {
+			delay = retryDelay // it went well for a while
+		}
 		b.interrupted(err)
-		pause(ctx, retryDelay)
+		pause(ctx, delay)
 	}
 }
 

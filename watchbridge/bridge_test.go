@@ -252,3 +252,45 @@ func waitFor(t *testing.T, condition func() bool) {
 		time.Sleep(time.Millisecond)
 	}
 }
+
+// A bridge whose connections come to nothing makes them more and more rarely.
+func TestConnectionsInVain(t *testing.T) {
+	t.Parallel()
+	s := bustest.StartServer(t, server.Options{})
+	subjects, err := bus.NewSubjects("kv")
+	if err != nil {
+		t.Fatal(err)
+	}
+	store := memory.New(memory.Options{})
+	t.Cleanup(func() { store.Close() })
+	dials := make(chan time.Time, 5)
+	bridge := watchbridge.Start(store, watchbridge.Options{
+		Dial: func(ctx context.Context) (*nats.Conn, error) {
+			select {
+			case dials <- time.Now():
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+			nc, err := nats.Connect(s.ClientURL(), nats.NoReconnect())
+			if err == nil {
+				nc.Close()
+			}
+			return nc, err
+		},
+		Subjects: subjects,
+	})
+	var last time.Time
+	for i := range 5 {
+		at := <-dials
+		if least := 50 * time.Millisecond << i; i > 0 && at.Sub(last) < least {
+			t.Errorf("dial %d comes %v after the one before; want at least %v", i, at.Sub(last), least)
+		}
+		last = at
+	}
+	store.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := bridge.Wait(ctx); err != nil {
+		t.Error(err)
+	}
+}
