@@ -178,12 +178,14 @@ func TestClientValuesOfAMebibyte(t *testing.T) {
 	events := client.Watch(ctx, kv.WatchOptions{})
 	go func() {
 		defer close(seen)
+		count := 0
 		for event, err := range events {
 			if err != nil {
 				t.Error(err)
 				return
 			}
-			if seen <- event; len(seen) == 2 {
+			seen <- event
+			if count++; count == cap(seen) {
 				return
 			}
 		}
