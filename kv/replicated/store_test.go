@@ -217,11 +217,19 @@ func TestServerAway(t *testing.T) {
 		t.Fatal(err)
 	}
 
+	most := int64(2) // what timed out may have counted
+	failed := func(err error) {
+		t.Helper()
+		switch {
+		case errors.Is(err, kv.ErrTimeout):
+			most++
+		case !errors.Is(err, kv.ErrUnavailable):
+			t.Fatal(err)
+		}
+	}
 	proxy.Redirect("127.0.0.1:1") // nobody is there
 	_, err := h.Increment(bounded(t), "n", 1)
-	if !errors.Is(err, kv.ErrUnavailable) && !errors.Is(err, kv.ErrTimeout) {
-		t.Fatalf("without a server: %v", err)
-	}
+	failed(err)
 	if _, err := h.Get(bounded(t), "n"); !errors.Is(err, kv.ErrUnavailable) || errors.Is(err, kv.ErrTimeout) {
 		t.Errorf("a linearizable read without a server: %v", err)
 	}
@@ -233,14 +241,12 @@ func TestServerAway(t *testing.T) {
 	for {
 		n, err := h.Increment(bounded(t), "n", 1)
 		if err == nil {
-			if n != 2 && n != 3 { // what timed out may have counted
-				t.Errorf("the next increment makes %d", n)
+			if n < 2 || n > most {
+				t.Errorf("the next increment makes %d; want 2 to %d", n, most)
 			}
 			return
 		}
-		if !errors.Is(err, kv.ErrUnavailable) && !errors.Is(err, kv.ErrTimeout) {
-			t.Fatal(err)
-		}
+		failed(err)
 	}
 }
 
