@@ -61,6 +61,13 @@ type Cluster struct {
 
 	// TLS secures the connections between servers.
 	TLS ClusterTLS
+
+	// Local are subjects of which the server tells the others nothing: who
+	// subscribes to one of them gets what clients of this server publish, and nothing
+	// from other servers. A wider subscription, such as ">", gets everything. Routes
+	// know no accounts, so with more than one of them in the file this has no
+	// effect, which [Server.Local] tells.
+	Local []string
 }
 
 // ClusterTLS names the PEM files for connections between servers, all three or
@@ -72,7 +79,7 @@ type ClusterTLS struct {
 
 func (c Cluster) none() bool {
 	return c.Name == "" && c.Listen == "" && c.Advertise == "" && len(c.Routes) == 0 &&
-		c.User == "" && c.Password == "" && c.TLS == ClusterTLS{}
+		c.User == "" && c.Password == "" && c.TLS == ClusterTLS{} && len(c.Local) == 0
 }
 
 // applyCluster takes the cluster from the options or from the file, and never a
@@ -127,7 +134,49 @@ func (o Options) applyCluster(so *server.Options) error {
 	if so.ReconnectErrorReports == 0 {
 		so.ReconnectErrorReports = routeReports
 	}
+	if c.keepsLocal(so) {
+		c.applyLocal(so)
+	}
 	return nil
+}
+
+// keepsLocal reports whether Local has an effect.
+func (c Cluster) keepsLocal(so *server.Options) bool {
+	return len(c.Local) > 0 && accounts(so) <= 1 && len(so.TrustedOperators) == 0 && len(so.TrustedKeys) == 0
+}
+
+// accounts counts the accounts that clients may be in, but for the system's.
+func accounts(so *server.Options) int {
+	n := 0
+	for _, account := range so.Accounts {
+		if name := account.GetName(); name != so.SystemAccount && name != server.DEFAULT_SYSTEM_ACCOUNT {
+			n++
+		}
+	}
+	// Whoever is in none of them is in the global one.
+	global := so.Username != "" || so.Authorization != "" ||
+		slices.ContainsFunc(so.Users, func(u *server.User) bool { return u.Account == nil }) ||
+		slices.ContainsFunc(so.Nkeys, func(u *server.NkeyUser) bool { return u.Account == nil })
+	if global || n == 0 {
+		n++
+	}
+	return n
+}
+
+// applyLocal lets routes bring nothing of the local subjects, whatever the file has
+// them bring. That the others may bring something is theirs to say.
+func (c Cluster) applyLocal(so *server.Options) {
+	var permissions server.RoutePermissions
+	if so.Cluster.Permissions != nil {
+		permissions = *so.Cluster.Permissions
+	}
+	var imports server.SubjectPermission
+	if permissions.Import != nil {
+		imports = *permissions.Import
+	}
+	imports.Deny = slices.Concat(imports.Deny, c.Local)
+	permissions.Import = &imports
+	so.Cluster.Permissions = &permissions
 }
 
 // routes parses the URLs and leaves out what comes twice, which would count as
@@ -180,6 +229,9 @@ func (c Cluster) applyTLS(so *server.Options) error {
 	so.Cluster.TLSConfig = config
 	return nil
 }
+
+// Local reports whether the server keeps [Cluster.Local] to itself.
+func (s *Server) Local() bool { return s.local }
 
 // ClusterAddr is the address that the server listens on for other servers, with
 // the port that it got where any free one was asked for. It is nil without a

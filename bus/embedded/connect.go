@@ -28,6 +28,24 @@ func (s *Server) Connect(opts ...nats.Option) (*nats.Conn, error) {
 	return nc, nil
 }
 
+// Interest returns how many subscriptions, on all servers of the cluster, match what
+// nc, a connection to this server, publishes on a subject. It is 0 once nc is closed.
+func (s *Server) Interest(nc *nats.Conn, subject string) int {
+	id, err := nc.GetClientID()
+	if err != nil {
+		return 0
+	}
+	client := s.ns.GetClient(id)
+	if client == nil {
+		return 0
+	}
+	account := client.Account()
+	if account == nil {
+		return 0
+	}
+	return account.Interest(subject)
+}
+
 // InProcessConn makes a connection to the server for [nats.InProcessServer];
 // [Server.Connect] is the easier way. It fails once the server is shut down.
 func (s *Server) InProcessConn() (net.Conn, error) {

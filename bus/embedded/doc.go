@@ -29,6 +29,10 @@
 // and says in the log for whom. The first start of a cluster takes all servers
 // that the routes name; from then on a majority is enough.
 //
+// Any server of a cluster may be given a message that is meant for one of a queue
+// group, also one that has gone silent. What [Cluster.Local] names does not leave
+// the server.
+//
 // Two of three go on when the third ends. With [Server.Shutdown] it hands over
 // what it leads, which takes a tenth of a second; one that dies is replaced when
 // it was silent for four to nine seconds. nats-server's lame duck mode is not

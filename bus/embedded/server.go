@@ -40,6 +40,7 @@ type Server struct {
 	jetStream  bool
 	storeDir   string
 	syncAlways bool
+	local      bool
 	addr       net.Addr
 
 	clusterAddr net.Addr   // nil without a cluster
@@ -92,6 +93,7 @@ func Start(ctx context.Context, opts Options) (*Server, error) {
 		maxPayload: int(so.MaxPayload),
 		jetStream:  so.JetStream,
 		syncAlways: so.JetStream && so.SyncAlways,
+		local:      opts.Cluster.keepsLocal(so),
 		logger:     logger,
 		advertise:  so.Cluster.Advertise,
 		routes:     so.Routes,
