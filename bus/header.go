@@ -2,6 +2,8 @@ package bus
 
 import (
 	"fmt"
+	"net/textproto"
+	"slices"
 	"strings"
 
 	"github.com/nats-io/nats.go"
@@ -137,6 +139,25 @@ type headers struct {
 	// twice are those given more than once, under one spelling or several.
 	twice  headerSet
 	values [headerCount]string
+}
+
+// RelayHeader returns the headers of a request in a form that can be sent once more:
+// the protocol's, as what else may be there is ignored and may be no header to nats.go.
+// It fails with [kv.ErrUnavailable] where KV-Expected has outer spaces, which nats.go
+// would drop.
+func RelayHeader(h nats.Header) (nats.Header, error) {
+	known := make(nats.Header, len(h))
+	for name, values := range h {
+		id, ok := headerIDOf(name)
+		if !ok {
+			continue
+		}
+		if id == idExpected && slices.ContainsFunc(values, func(v string) bool { return v != textproto.TrimString(v) }) {
+			return nil, fmt.Errorf("%w: %s has spaces around its value, which would be lost on the way to another worker", kv.ErrUnavailable, HeaderExpected)
+		}
+		known[name] = values
+	}
+	return known, nil
 }
 
 // read takes the known headers out of h, in one pass whatever their case.

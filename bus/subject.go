@@ -63,6 +63,29 @@ func NewSubjects(prefix string) (Subjects, error) {
 	return Subjects{prefix}, nil
 }
 
+// Relay returns the subjects on which a worker takes requests that others hand on
+// to it. They are the same ones below "$KVBUS", with a token that no prefix has, so
+// that they are nobody's log.
+func (s Subjects) Relay() Subjects { return Subjects{"$KVBUS.$relay." + s.prefix} }
+
+// Unused returns a subject below the prefix that is nobody's: only who listens to
+// more than requests and events hears it.
+func (s Subjects) Unused() string { return s.prefix + ".-" }
+
+// Rebase returns a subject under s as the same one under other.
+func (s Subjects) Rebase(subject string, other Subjects) string {
+	return other.prefix + strings.TrimPrefix(subject, s.prefix)
+}
+
+// RequestPatterns returns the subjects of all requests.
+func (s Subjects) RequestPatterns() []string {
+	var patterns []string
+	for _, op := range Ops() {
+		patterns = append(patterns, s.Patterns(op)...)
+	}
+	return patterns
+}
+
 // Prefix returns the prefix.
 func (s Subjects) Prefix() string { return s.prefix }
 

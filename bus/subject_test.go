@@ -210,3 +210,21 @@ func TestKeyDoesNotAllocate(t *testing.T) {
 		t.Errorf("Key allocates %v times", n)
 	}
 }
+
+func TestRelaySubjects(t *testing.T) {
+	s := testSubjects(t)
+	relay := s.Relay()
+	for _, subject := range []string{"team.kv.get.a", "team.kv.set.team.kv.set.a", "team.kv.keys"} {
+		moved := s.Rebase(subject, relay)
+		if want := "$KVBUS.$relay." + subject; moved != want {
+			t.Errorf("%s is relayed on %s, want %s", subject, moved, want)
+		}
+		if got := relay.Rebase(moved, s); got != subject {
+			t.Errorf("%s comes back as %s", subject, got)
+		}
+	}
+	patterns := s.RequestPatterns()
+	if len(patterns) != len(Ops())+4 { // keys, scan, replay and clear have two
+		t.Errorf("the requests are on %q", patterns)
+	}
+}

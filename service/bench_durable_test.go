@@ -40,12 +40,12 @@ func BenchmarkSyncAlways(b *testing.B) {
 	b.Run("load/set", func(b *testing.B) { bustest.Compare(b, contestants) })
 }
 
-// BenchmarkCluster compares three nodes, each a server and a worker, with a
-// bucket on three replicas.
+// BenchmarkCluster compares three nodes, each a server and a worker that answers
+// its clients, with a bucket on three replicas.
 func BenchmarkCluster(b *testing.B) {
 	for _, sync := range []string{"lazy", "always"} {
 		b.Run("sync="+sync, func(b *testing.B) {
-			servers := bustest.StartCluster(b, server.Options{SyncAlways: sync == "always", MaxPayload: 8 << 20})
+			servers := keeping(b, "durable", server.Options{SyncAlways: sync == "always", MaxPayload: 8 << 20})
 			conns := make([]*nats.Conn, benchConns)
 			for i := range conns {
 				conns[i] = bustest.Connect(b, servers[i%len(servers)])

@@ -39,9 +39,7 @@ type endpoint struct {
 	subject  string
 	metadata map[string]string
 	stats    stats
-	sub      *nats.Subscription
-	// refusal encodes the answers that don't wait for a worker.
-	refusal bus.Encoder
+	subs     []*nats.Subscription
 }
 
 func (s *Service) newLane(op bus.Op) *lane {
@@ -108,13 +106,31 @@ func (l *lane) workOneByOne() {
 	}
 }
 
-// subscribe starts to take requests.
-func (e *endpoint) subscribe() (err error) {
-	e.sub, err = e.lane.nc.QueueSubscribe(e.subject, micro.DefaultQueueGroup, e.receive)
-	return err
+// subscribe starts to take requests, and what is relayed where that is wanted.
+func (e *endpoint) subscribe() error {
+	sub, err := e.lane.nc.QueueSubscribe(e.subject, micro.DefaultQueueGroup, e.receive)
+	if err != nil {
+		return err
+	}
+	e.subs = append(e.subs, sub)
+	if !e.lane.opts.Relayed {
+		return nil
+	}
+	subjects := e.lane.subjects
+	relay := subjects.Relay()
+	sub, err = e.lane.nc.QueueSubscribe(subjects.Rebase(e.subject, relay), micro.DefaultQueueGroup, func(m *nats.Msg) {
+		// The headers are such as can be read: the relay has looked.
+		e.receive(&nats.Msg{Subject: relay.Rebase(m.Subject, subjects), Reply: m.Reply, Header: m.Header, Data: m.Data})
+	})
+	if err != nil {
+		return err
+	}
+	e.subs = append(e.subs, sub)
+	return nil
 }
 
-// receive puts a request into the queue. It never waits.
+// receive puts a request into the queue. It never waits. Each subscription calls it
+// from a goroutine of its own.
 func (e *endpoint) receive(m *nats.Msg) {
 	if e.lane.queue.put(request{msg: m, endpoint: e}) {
 		return
@@ -122,27 +138,26 @@ func (e *endpoint) receive(m *nats.Msg) {
 	err := fmt.Errorf("%w: too many requests on %v are waiting", kv.ErrOverloaded, e.lane.op)
 	e.stats.overloaded.Add(1)
 	e.stats.answered(0, err)
-	_ = e.lane.sendLast(m, e.refusal.Error(err)) // in the log
+	_ = e.lane.sendLast(m, new(bus.Encoder).Error(err)) // in the log
 }
 
 // end stops to take requests, by a drain or by an end of the subscription. Those
 // that were taken are in the queue when ended says so.
 func (e *endpoint) end(by func(*nats.Subscription) error, ended *sync.WaitGroup) {
-	if e.sub == nil {
-		return
-	}
-	ended.Add(1)
-	done := sync.OnceFunc(ended.Done)
-	e.sub.SetClosedHandler(func(string) { done() })
-	if err := by(e.sub); err != nil {
-		done() // the connection is closed, and the subscription with it
+	for _, sub := range e.subs {
+		ended.Add(1)
+		done := sync.OnceFunc(ended.Done)
+		sub.SetClosedHandler(func(string) { done() })
+		if err := by(sub); err != nil {
+			done() // the connection is closed, and the subscription with it
+		}
 	}
 }
 
 // drop ends a drain. What has not reached the queue was not taken.
 func (e *endpoint) drop() {
-	if e.sub != nil {
-		_ = e.sub.Unsubscribe() // fails only if the connection is gone already
+	for _, sub := range e.subs {
+		_ = sub.Unsubscribe() // fails only if the connection is gone already
 	}
 }
 

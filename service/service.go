@@ -23,6 +23,12 @@
 // store, and fails with [ErrPrefixTaken] if one does. Any number of workers may
 // serve one that they share.
 //
+// # Nodes of a cluster
+//
+// A server that keeps requests to itself hands those of its clients to its own
+// worker alone. A [Relay] takes them while that does not serve, and hands them on to
+// services elsewhere.
+//
 // # Shutdown
 //
 // [Service.Stop] takes no more requests, answers those that were taken, and
@@ -89,6 +95,8 @@ type Describer interface {
 type Options struct {
 	// Subjects are those to serve; the default is [bus.DefaultPrefix].
 	Subjects bus.Subjects
+	// Relayed makes the service take what a [Relay] of another worker hands on.
+	Relayed bool
 	// WorkerName tells this worker from others for people.
 	WorkerName string
 	// Version is the version of the program, a semantic version.

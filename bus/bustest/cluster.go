@@ -34,7 +34,7 @@ func StartCluster(tb testing.TB, opts server.Options) []*server.Server {
 		o := *opts.Clone()
 		o.ServerName = fmt.Sprint("server-", i)
 		o.JetStream, o.StoreDir = true, filepath.Join(dir, o.ServerName)
-		o.Cluster = server.ClusterOpts{Name: "cluster", Host: "127.0.0.1", Port: port}
+		o.Cluster = server.ClusterOpts{Name: "cluster", Host: "127.0.0.1", Port: port, Permissions: opts.Cluster.Permissions}
 		o.Routes = routes
 		servers = append(servers, StartServer(tb, o))
 	}
