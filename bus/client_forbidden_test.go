@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"iter"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -128,6 +129,43 @@ func TestForbiddenEvents(t *testing.T) {
 		}
 		stop()
 	}
+}
+
+// A usher lets everybody do everything, until it is told what they may subscribe to.
+type usher struct {
+	subscribe atomic.Pointer[server.SubjectPermission]
+}
+
+func (u *usher) Check(c server.ClientAuthentication) bool {
+	var permissions *server.Permissions
+	if subscribe := u.subscribe.Load(); subscribe != nil {
+		permissions = &server.Permissions{Subscribe: subscribe}
+	}
+	c.RegisterUser(&server.User{Permissions: permissions})
+	return true
+}
+
+// A watch ends when the connection comes back and may not have the events any more.
+func TestEventsForbiddenLater(t *testing.T) {
+	u := new(usher)
+	s := startBusServer(t, server.Options{CustomClientAuthentication: u})
+	startBus(t, s, memory.New(memory.Options{}), service.Options{})
+	proxy := bustest.StartProxy(t, s.Addr().String())
+	nc, err := nats.Connect(proxy.URL(), append(reconnecting(), nats.ErrorHandler(quiet))...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	ctx := within(t, watchPatience)
+	next, stop := iter.Pull2(newClient(t, nc, bus.ClientOptions{}).Follow(ctx, bus.FollowOptions{State: true}))
+	defer stop()
+	if change, err, _ := next(); err != nil || change.Kind != bus.ChangeReady {
+		t.Fatalf("what is allowed: %+v, %v", change, err)
+	}
+	u.subscribe.Store(&server.SubjectPermission{Allow: []string{"_INBOX.>", "kv.revision"}})
+	proxy.Cut()
+	_, err, _ = next()
+	wantError(t, "a watch of what is forbidden by now", err, bus.ErrForbidden)
 }
 
 // A watch by one who may not ask for the age of the store goes on when the

@@ -247,7 +247,11 @@ func (f *follower) repair(ctx context.Context, reason error) error {
 	if reason != errReconnected { //nolint:errorlint // it is not wrapped
 		from = max(f.given, f.proven)
 	}
-	if err := f.fetch(ctx, from); err != nil {
+	err := f.fetch(ctx, from)
+	if err == nil && reason == errReconnected { //nolint:errorlint // nor here
+		err = f.refusal(nil) // the new connection begins without an error
+	}
+	if err != nil {
 		return fmt.Errorf("%w (%w)", err, reason)
 	}
 	f.notify(NoticeRepaired, reason)
