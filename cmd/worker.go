@@ -37,11 +37,14 @@ type worker struct {
 	cfg    config.Config
 	logger *slog.Logger
 
-	server   *embedded.Server
-	requests *nats.Conn
-	store    kv.Store
-	bridge   atomic.Pointer[watchbridge.Bridge]
-	service  *service.Service
+	subjects  bus.Subjects
+	server    *embedded.Server
+	connector connector
+	relay     *service.Relay // nil while the service serves
+	requests  *nats.Conn
+	store     kv.Store
+	bridge    atomic.Pointer[watchbridge.Bridge]
+	service   *service.Service
 
 	served bool // everything was started once
 	// failed gets why the worker can't go on.
@@ -80,8 +83,7 @@ func (w *worker) run(ctx context.Context) error {
 
 // start starts the parts, each on the ones before it.
 func (w *worker) start(ctx context.Context) (err error) {
-	subjects, err := bus.NewSubjects(w.cfg.Bus.Prefix)
-	if err != nil {
+	if w.subjects, err = bus.NewSubjects(w.cfg.Bus.Prefix); err != nil {
 		return err
 	}
 	if !w.cfg.NATS.External() {
@@ -89,11 +91,22 @@ func (w *worker) start(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	connector := connector{settings: w.cfg.NATS, name: "kvbus " + w.name(), server: w.server, logger: w.logger}
+	w.connector = connector{settings: w.cfg.NATS, name: "kvbus " + w.name(), server: w.server, logger: w.logger}
+	if w.cfg.Cluster.Enabled() && !w.keepsRequests() {
+		w.logger.Info("any node of the cluster may answer the clients of this one, as nats.config has several accounts")
+	}
+	if err := w.startRelay(ctx); err != nil {
+		return err
+	}
+	if w.server != nil && w.durable() { // the cluster may be one of the file
+		if err := w.server.WaitForQuorum(ctx); err != nil {
+			return err
+		}
+	}
 	// A connection that comes back may be to a server on which another worker
 	// has taken the prefix since.
 	reconnected := make(chan struct{}, 1)
-	w.requests, err = connector.connect(ctx, "requests", nats.MaxReconnects(-1), nats.ReconnectHandler(func(nc *nats.Conn) {
+	w.requests, err = w.connector.connect(ctx, "requests", nats.MaxReconnects(-1), nats.ReconnectHandler(func(nc *nats.Conn) {
 		w.logger.Info("reconnected to NATS", "server", nc.ConnectedUrlRedacted())
 		select {
 		case reconnected <- struct{}{}:
@@ -110,7 +123,8 @@ func (w *worker) start(ctx context.Context) (err error) {
 		return err
 	}
 	w.service, err = service.Start(ctx, w.requests, w.store, service.Options{
-		Subjects:        subjects,
+		Subjects:        w.subjects,
+		Relayed:         w.keepsRequests(),
 		WorkerName:      w.name(),
 		Version:         readBuild().semantic(),
 		MaxPending:      w.cfg.Service.MaxPending,
@@ -122,13 +136,14 @@ func (w *worker) start(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	w.stopRelay(ctx)
 	// Only now, when the prefix is this worker's: who watches takes the first
 	// heartbeat of another store in memory for the end of the one before.
 	bridge := watchbridge.Start(w.store, watchbridge.Options{
 		Dial: func(ctx context.Context) (*nats.Conn, error) {
-			return connector.connect(ctx, "events", nats.NoReconnect())
+			return w.connector.connect(ctx, "events", nats.NoReconnect())
 		},
-		Subjects: subjects,
+		Subjects: w.subjects,
 		Logger:   w.logger,
 	})
 	w.bridge.Store(bridge)
@@ -160,17 +175,10 @@ func (w *worker) startServer(ctx context.Context) (*embedded.Server, error) {
 			User:      cluster.User,
 			Password:  string(cluster.Password),
 			TLS:       embedded.ClusterTLS(cluster.TLS),
+			Local:     w.subjects.RequestPatterns(),
 		}
 	}
-	server, err := embedded.Start(ctx, options)
-	if err != nil || !w.durable() {
-		return server, err
-	}
-	// The cluster may be one of the file.
-	if err := server.WaitForQuorum(ctx); err != nil {
-		return nil, errors.Join(err, shutdown(context.WithoutCancel(ctx), server))
-	}
-	return server, nil
+	return embedded.Start(ctx, options)
 }
 
 // name returns what this worker is called, for people: as the operator says, or
@@ -326,6 +334,13 @@ func (w *worker) fail(err error) {
 func (w *worker) stop(ctx context.Context) error {
 	w.cancel()
 	w.routines.Wait()
+	if w.service != nil {
+		starting, cancel := context.WithTimeout(ctx, relayTimeout)
+		if err := w.startRelay(starting); err != nil {
+			w.logger.Warn("requests are not handed on to other nodes", "error", err)
+		}
+		cancel()
+	}
 	drain, cancel := context.WithTimeout(ctx, w.cfg.Service.DrainTimeout)
 	defer cancel()
 	var errs []error
@@ -344,6 +359,7 @@ func (w *worker) stop(ctx context.Context) error {
 	if w.server != nil {
 		errs = append(errs, shutdown(ctx, w.server))
 	}
+	w.stopRelay(ctx) // clients have asked until the server closed their connections
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("stop: %w", err)
 	}
