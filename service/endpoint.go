@@ -108,25 +108,23 @@ func (l *lane) workOneByOne() {
 
 // subscribe starts to take requests, and what is relayed where that is wanted.
 func (e *endpoint) subscribe() error {
-	sub, err := e.lane.nc.QueueSubscribe(e.subject, micro.DefaultQueueGroup, e.receive)
-	if err != nil {
+	if err := e.listen(e.subject, e.receive); err != nil || !e.lane.opts.Relayed {
 		return err
-	}
-	e.subs = append(e.subs, sub)
-	if !e.lane.opts.Relayed {
-		return nil
 	}
 	subjects := e.lane.subjects
 	relay := subjects.Relay()
-	sub, err = e.lane.nc.QueueSubscribe(subjects.Rebase(e.subject, relay), micro.DefaultQueueGroup, func(m *nats.Msg) {
+	return e.listen(subjects.Rebase(e.subject, relay), func(m *nats.Msg) {
 		// The headers are such as can be read: the relay has looked.
 		e.receive(&nats.Msg{Subject: relay.Rebase(m.Subject, subjects), Reply: m.Reply, Header: m.Header, Data: m.Data})
 	})
-	if err != nil {
-		return err
+}
+
+func (e *endpoint) listen(subject string, receive nats.MsgHandler) error {
+	sub, err := e.lane.nc.QueueSubscribe(subject, micro.DefaultQueueGroup, receive)
+	if err == nil {
+		e.subs = append(e.subs, sub)
 	}
-	e.subs = append(e.subs, sub)
-	return nil
+	return err
 }
 
 // receive puts a request into the queue. It never waits. Each subscription calls it
