@@ -90,8 +90,9 @@ func TestClusterNodeHandsOver(t *testing.T) {
 	n.terminate(t)
 	select {
 	case err := <-ended:
-		// At the very end, the server closes connections in no order.
-		if nc.IsConnected() || !isPassing(err) && !errors.Is(err, nats.ErrConnectionClosed) {
+		// At the very end, the server closes connections in no order, so the one that
+		// hands requests on may go before this one.
+		if !isPassing(err) && !errors.Is(err, nats.ErrConnectionClosed) {
 			t.Errorf("while the node stopped, a request ended with %v", err)
 		}
 		if others == 0 {
