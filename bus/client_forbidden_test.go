@@ -131,7 +131,7 @@ func TestForbiddenEvents(t *testing.T) {
 	}
 }
 
-// A usher lets everybody do everything, until it is told what they may subscribe to.
+// An usher lets everybody do everything, until it is told what they may subscribe to.
 type usher struct {
 	subscribe atomic.Pointer[server.SubjectPermission]
 }

@@ -30,8 +30,8 @@
 // that the routes name; from then on a majority is enough.
 //
 // Any server of a cluster may be given a message that is meant for one of a queue
-// group, also one that has gone silent. What [Cluster.Local] names does not leave
-// the server.
+// group, also one that has gone silent. What [Cluster.Local] names goes to others only
+// for who listens to more than that.
 //
 // Two of three go on when the third ends. With [Server.Shutdown] it hands over
 // what it leads, which takes a tenth of a second; one that dies is replaced when

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"testing"
-	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -115,7 +114,6 @@ func TestInterest(t *testing.T) {
 	echo(t, inProcess(t, nodes[1].Server), "ask.>", "other")
 	eventually(t, "see the interest of another server's client", func(context.Context) error {
 		if nodes[0].Interest(nc, "ask.a") != 1 {
-			time.Sleep(time.Millisecond)
 			return fmt.Errorf("there is none")
 		}
 		return nil
