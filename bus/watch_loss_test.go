@@ -127,6 +127,7 @@ func TestLossFoundLate(t *testing.T) {
 	st := newMuteStage(t)
 	client := st.client(t)
 	opts := quick(bus.FollowOptions{Filter: parseFilter(t, "a.*")})
+	opts.Silence = time.Hour // asked in between, the service would tell of the loss in time
 	again := opts
 	again.Restart = true
 	lost, restarted := st.follow(t, client, opts), st.follow(t, client, again)
