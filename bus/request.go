@@ -3,7 +3,6 @@ package bus
 import (
 	"fmt"
 	"strconv"
-	"strings"
 
 	"github.com/nats-io/nats.go"
 
@@ -210,7 +209,7 @@ func parseFlag(s string) (bool, error) {
 }
 
 func parseRequestID(s string) (string, error) {
-	if s == "" || len(s) > kv.MaxRequestIDLength || !isPrintable(s) || strings.Contains(s, " ") {
+	if !kv.IsRequestID(s) {
 		return "", fmt.Errorf("%q is not 1 to %d characters of printable ASCII without spaces", clip(s), kv.MaxRequestIDLength)
 	}
 	return s, nil

@@ -2,6 +2,7 @@ package kv
 
 import (
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -80,6 +81,13 @@ type Command struct {
 
 // MaxRequestIDLength is the length of the longest [Command.RequestID], in bytes.
 const MaxRequestIDLength = 128
+
+// IsRequestID reports whether id keeps the rule of [Command.RequestID]; the empty one
+// does not.
+func IsRequestID(id string) bool {
+	return id != "" && len(id) <= MaxRequestIDLength &&
+		!strings.ContainsFunc(id, func(r rune) bool { return r <= ' ' || r > '~' })
+}
 
 // An ExpectKind says what an [Expectation] compares.
 type ExpectKind uint8
@@ -186,13 +194,9 @@ func (c *Command) validateRequestID() error {
 	if !c.Op.OnKey() && c.Op != OpClear {
 		return fmt.Errorf("%w: %v takes no request id", ErrInvalidArgument, c.Op)
 	}
-	if n := len(c.RequestID); n > MaxRequestIDLength {
-		return fmt.Errorf("%w: a request id of %d bytes; it has at most %d", ErrInvalidArgument, n, MaxRequestIDLength)
-	}
-	for i := range len(c.RequestID) {
-		if b := c.RequestID[i]; b <= ' ' || b > '~' {
-			return fmt.Errorf("%w: request id %q; it is printable ASCII without spaces", ErrInvalidArgument, c.RequestID)
-		}
+	if !IsRequestID(c.RequestID) {
+		return fmt.Errorf("%w: a request id of %d bytes that begins with %.*q; it is 1 to %d characters of printable ASCII without spaces",
+			ErrInvalidArgument, len(c.RequestID), MaxRequestIDLength, c.RequestID, MaxRequestIDLength)
 	}
 	return nil
 }
