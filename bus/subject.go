@@ -77,6 +77,17 @@ func (s Subjects) Rebase(subject string, other Subjects) string {
 	return other.prefix + strings.TrimPrefix(subject, s.prefix)
 }
 
+// ValidateReply returns a [kv.ErrInvalidArgument] for the reply subject of a request
+// that must not be answered there: one of these subjects, or one that is the server's
+// or a worker's own, which begins with "$". NATS does not ask whether those who
+// name it may publish there, and a worker may. Empty is valid.
+func (s Subjects) ValidateReply(reply string) error {
+	if rest, own := strings.CutPrefix(reply, s.prefix); own && strings.HasPrefix(rest, ".") || strings.HasPrefix(reply, "$") {
+		return fmt.Errorf("%w: reply subject %q; none may begin with %q or with \"$\"", kv.ErrInvalidArgument, clip(reply), s.prefix+".")
+	}
+	return nil
+}
+
 // RequestPatterns returns the subjects of all requests.
 func (s Subjects) RequestPatterns() []string {
 	var patterns []string

@@ -2,6 +2,7 @@ package bus
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -226,5 +227,20 @@ func TestRelaySubjects(t *testing.T) {
 	patterns := s.RequestPatterns()
 	if len(patterns) != len(Ops())+4 { // keys, scan, replay and clear have two
 		t.Errorf("the requests are on %q", patterns)
+	}
+}
+
+func TestValidateReply(t *testing.T) {
+	s := testSubjects(t)
+	for reply, valid := range map[string]bool{
+		"": true, "_INBOX.a.1": true, "_R_.a": true, "orders": true, "team": true, "team.kvs.set.a": true, "team.kv": true, "a.team.kv.set.a": true, "a$": true,
+		"team.kv.set.a": false, "team.kv.events.a": false, "team.kv.": false, "$KVBUS.$relay.team.kv.set.a": false, "$JS.API.STREAM.PURGE.s": false, "$": false,
+	} {
+		switch err := s.ValidateReply(reply); {
+		case valid && err != nil:
+			t.Errorf("%q: %v", reply, err)
+		case !valid && (!errors.Is(err, kv.ErrInvalidArgument) || !strings.Contains(err.Error(), fmt.Sprintf("%q", reply))):
+			t.Errorf("%q: the error is %v", reply, err)
+		}
 	}
 }

@@ -25,8 +25,8 @@ func (w *worker) startRelay(ctx context.Context) error {
 	if !w.keepsRequests() {
 		return nil
 	}
-	// It ends with the server, which is nothing to tell of.
-	nc, err := w.connector.connect(ctx, "relay", nats.NoReconnect(), nats.DisconnectErrHandler(nil))
+	// It is lost with the server, which is nothing to tell of.
+	nc, err := w.connector.connect(ctx, "relay", nats.MaxReconnects(-1), nats.DisconnectErrHandler(nil))
 	if err != nil {
 		return err
 	}

@@ -49,9 +49,20 @@ func TestReadmeAccessControl(t *testing.T) {
 	if !found {
 		t.Fatal("README.md has no end of nats-server.conf")
 	}
-	w := startWorker(t, []string{"KVBUS_NATS__PASSWORD=w-secret"},
-		"--listen", "127.0.0.1:0", "--nats-config", writeFile(t, "nats-server.conf", config), "--user", "worker")
-	c := terminal{t, w.awaitLog(t, "serving").text("listen")}
+	for name, args := range map[string][]string{"memory": nil, "durable": {"--data-dir", t.TempDir()}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			args := append(args, "--listen", "127.0.0.1:0", "--nats-config", writeFile(t, "nats-server.conf", config), "--user", "worker")
+			w := startWorker(t, []string{"KVBUS_NATS__PASSWORD=w-secret"}, args...)
+			accessControl(t, terminal{t, w.awaitLog(t, "serving").text("listen")})
+			if lines := w.logged("NATS reports an error"); len(lines) > 0 {
+				t.Errorf("the worker may not do what it does: %v", lines)
+			}
+		})
+	}
+}
+
+func accessControl(t *testing.T, c terminal) {
 	as := func(user, password, subject, body string) string {
 		return c.nats("request", "--timeout", "1s", "--user", user, "--password", password, "--inbox-prefix", "_INBOX."+user, subject, body)
 	}
@@ -68,6 +79,10 @@ func TestReadmeAccessControl(t *testing.T) {
 		"app forges an event":       app("kv.events.app.color", "red"),
 		"viewer sets":               viewer("kv.set.app.color", "red"),
 		"viewer clears":             viewer("kv.clear", ""),
+		"app has another key set by an answer": c.nats("publish", "--user", "app", "--password", "a-secret",
+			"--reply", "kv.set.other.color", "kv.get.app.color", ""),
+		"viewer has the store cleared by an answer": c.nats("publish", "--user", "viewer", "--password", "v-secret",
+			"--reply", "kv.clear", "kv.get.app.color", ""),
 	} {
 		if strings.Contains(answer, "Received") {
 			t.Errorf("%s:\n%s", name, answer)

@@ -8,6 +8,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/micro"
+
+	"kvbus/bus"
 )
 
 // Name is the name of the service in the discovery of NATS micro services.
@@ -30,7 +32,7 @@ type discovery struct {
 }
 
 // listen subscribes to the control subjects. The claim answers along with PING.
-func (d *discovery) listen(nc *nats.Conn, claim *claim) error {
+func (d *discovery) listen(nc *nats.Conn, subjects bus.Subjects, claim *claim) error {
 	for verb, answer := range map[micro.Verb]func(*nats.Msg) any{
 		micro.PingVerb: func(m *nats.Msg) any {
 			identity := d.identity
@@ -47,6 +49,9 @@ func (d *discovery) listen(nc *nats.Conn, claim *claim) error {
 				return err
 			}
 			sub, err := nc.Subscribe(subject, func(m *nats.Msg) {
+				if subjects.ValidateReply(m.Reply) != nil {
+					return
+				}
 				body, err := json.Marshal(answer(m))
 				if err == nil && m.Reply != "" {
 					_ = m.Respond(body) // the connection reports its own failures

@@ -115,7 +115,7 @@ func (e *endpoint) subscribe() error {
 	relay := subjects.Relay()
 	return e.listen(subjects.Rebase(e.subject, relay), func(m *nats.Msg) {
 		// The headers are such as can be read: the relay has looked.
-		e.receive(&nats.Msg{Subject: relay.Rebase(m.Subject, subjects), Reply: m.Reply, Header: m.Header, Data: m.Data})
+		e.receive(&nats.Msg{Subject: relay.Rebase(m.Subject, subjects), Reply: m.Header.Get(bus.HeaderRelayReply), Header: m.Header, Data: m.Data})
 	})
 }
 
@@ -128,8 +128,14 @@ func (e *endpoint) listen(subject string, receive nats.MsgHandler) error {
 }
 
 // receive puts a request into the queue. It never waits. Each subscription calls it
-// from a goroutine of its own.
+// from a goroutine of its own. A request that must not be answered where it asks for
+// it is not carried out; the statistics tell of it.
 func (e *endpoint) receive(m *nats.Msg) {
+	if err := e.lane.subjects.ValidateReply(m.Reply); err != nil {
+		e.stats.answered(0, err)
+		e.lane.logger.Debug("request dropped", "subject", m.Subject, "error", err)
+		return
+	}
 	if e.lane.queue.put(request{msg: m, endpoint: e}) {
 		return
 	}

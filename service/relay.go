@@ -13,6 +13,13 @@ import (
 	"kvbus/kv"
 )
 
+// maxRelayPending and maxRelayPendingBytes are how many requests on an operation may
+// wait to be handed on: half of what nats.go holds, which drops what is beyond.
+const (
+	maxRelayPending      = nats.DefaultSubPendingMsgsLimit / 2
+	maxRelayPendingBytes = nats.DefaultSubPendingBytesLimit / 2
+)
+
 // A Relay takes requests in the place of a worker that does not serve yet, or no
 // more, and hands them on to the others that serve the same store
 // ([Options.Relayed]). They answer whoever asked. It is for a server that keeps the
@@ -39,9 +46,11 @@ type RelayOptions struct {
 // then on, and still the caller's if it fails.
 func StartRelay(ctx context.Context, nc *nats.Conn, opts RelayOptions) (*Relay, error) {
 	r := &Relay{nc: nc, opts: opts, to: opts.Subjects.Relay(), closed: nc.StatusChanged(nats.CLOSED)}
-	for _, pattern := range opts.Subjects.RequestPatterns() {
-		if _, err := nc.QueueSubscribe(pattern, micro.DefaultQueueGroup, r.pass); err != nil {
-			return nil, fmt.Errorf("subscribe to %s: %w", pattern, err)
+	for _, op := range bus.Ops() {
+		for _, pattern := range opts.Subjects.Patterns(op) {
+			if _, err := nc.QueueSubscribe(pattern, micro.DefaultQueueGroup, func(m *nats.Msg) { r.pass(op, m) }); err != nil {
+				return nil, fmt.Errorf("subscribe to %s: %w", pattern, err)
+			}
 		}
 	}
 	if err := flush(ctx, nc); err != nil {
@@ -62,31 +71,46 @@ func (r *Relay) Stop(ctx context.Context) {
 	r.nc.Close()
 }
 
-// pass hands a request on.
-func (r *Relay) pass(m *nats.Msg) {
-	if err := r.handOn(m); err != nil && m.Reply != "" {
-		answer := new(bus.Encoder).Error(err)
-		answer.Subject = m.Reply
-		if err := r.nc.PublishMsg(answer); err != nil {
-			r.opts.Logger.Debug("answer not sent", "subject", m.Subject, "error", err)
-		}
+// pass hands a request on, or answers why not, where it may be answered.
+func (r *Relay) pass(op bus.Op, m *nats.Msg) {
+	err := r.opts.Subjects.ValidateReply(m.Reply)
+	if err != nil {
+		r.opts.Logger.Debug("request dropped", "subject", m.Subject, "error", err)
+		return
+	}
+	if err = r.handOn(op, m); err == nil || m.Reply == "" {
+		return
+	}
+	answer := new(bus.Encoder).Error(err)
+	answer.Subject = m.Reply
+	if err := r.nc.PublishMsg(answer); err != nil {
+		r.opts.Logger.Debug("answer not sent", "subject", m.Subject, "error", err)
 	}
 }
 
-func (r *Relay) handOn(m *nats.Msg) error {
+// handOn leaves the check of a request to who carries it out, but for what would not
+// get there: without a valid key a subject may have any length, and nats-server closes
+// a connection for one that is too long.
+func (r *Relay) handOn(op bus.Op, m *nats.Msg) error {
+	if _, err := r.opts.Subjects.Key(op, m.Subject); err != nil {
+		return err
+	}
 	if err := checkHeaders(m); err != nil {
 		return err
 	}
-	header, err := bus.RelayHeader(m.Header)
+	header, err := bus.RelayHeader(m.Header, m.Reply)
 	if err != nil {
 		return err
+	}
+	if requests, size, err := m.Sub.Pending(); err == nil && (requests > maxRelayPending || size > maxRelayPendingBytes) {
+		return fmt.Errorf("%w: too many requests on %v wait for other workers", kv.ErrOverloaded, op)
 	}
 	subject := r.opts.Subjects.Rebase(m.Subject, r.to)
 	// Who listens to everything takes no request.
 	if r.opts.Interest(subject) <= r.opts.Interest(r.to.Unused()) {
 		return fmt.Errorf("%w: this worker does not serve, and knows of no other that does", kv.ErrUnavailable)
 	}
-	err = r.nc.PublishMsg(&nats.Msg{Subject: subject, Reply: m.Reply, Header: header, Data: m.Data})
+	err = r.nc.PublishMsg(&nats.Msg{Subject: subject, Header: header, Data: m.Data})
 	switch {
 	case errors.Is(err, nats.ErrMaxPayload):
 		return fmt.Errorf("%w: the request has %d bytes, the bus carries %d", kv.ErrValueTooLarge, m.Size(), r.nc.MaxPayload())

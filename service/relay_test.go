@@ -134,8 +134,9 @@ func TestRelayedHeaders(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, test := range []struct{ headers, want string }{
-		{"NATS/9.9\r\n\r\n", "!invalid_argument"},                  // nobody can read them
-		{"NATS/1.0\r\nKV-Expected: blue \r\n\r\n", "!unavailable"}, // nats.go drops the space
+		{"NATS/9.9\r\n\r\n", "!invalid_argument"},                   // nobody can read them
+		{"NATS/1.0\r\nKV-Expected: blue \r\n\r\n", "!unavailable"},  // nats.go drops the space
+		{"NATS/1.0\r\nKV-Expected: bl\rue\r\n\r\n", "!unavailable"}, // makes a space of the carriage return
 		{"NATS/1.0\r\nKV-TTL: 1h\r\nKV-TTL: 2h\r\n\r\n", "!invalid_argument"},
 		{"NATS/1.0\r\nkv-expected: green\r\nMy Header: 1\r\n\r\n", "false"},
 		{"NATS/1.0\r\nkv-expected: blue\r\nMy Header: 1\r\n\r\n", "true"},
@@ -155,6 +156,123 @@ func TestRelayedHeaders(t *testing.T) {
 	}
 }
 
+// Nothing that a client asks for ends a relay.
+func TestRelayLastsBeyondLongSubjects(t *testing.T) {
+	servers := keeping(t, bus.DefaultPrefix, server.Options{})
+	startService(t, servers[0], memory.Options{}, service.Options{Relayed: true})
+	awaitRelayed(t, servers[1])
+	client := bustest.Connect(t, servers[1])
+	relay := startRelay(t, servers[1])
+	defer relay.Stop(t.Context())
+	inbox := client.NewInbox()
+	for line := server.MAX_CONTROL_LINE_SIZE - 40; line < server.MAX_CONTROL_LINE_SIZE; line++ {
+		key := strings.Repeat("x", line-len("PUB kv.get.  0"))
+		rawPublish(t, servers[1], fmt.Sprintf("PUB kv.get.%s  0\r\n\r\nPUB kv.get.%s %s 0\r\n\r\n", key, key[len(inbox):], inbox))
+	}
+	expect(t, client, "kv.get."+strings.Repeat("x", kv.MaxKeyLength+1), "", "!invalid_key")
+	expect(t, client, "kv.set."+strings.Repeat(".x", kv.MaxKeyLength/2)[1:], "", "1")
+}
+
+// What a service import asks for has a reply subject that no client may give to a
+// message of its own.
+func TestRelayedServiceImport(t *testing.T) {
+	kvAccount, appAccount := server.NewAccount("KV"), server.NewAccount("APP")
+	s := bustest.StartServer(t, server.Options{
+		Accounts: []*server.Account{kvAccount, appAccount},
+		Users: []*server.User{
+			{Username: "kv", Password: "1", Account: kvAccount},
+			{Username: "app", Password: "1", Account: appAccount},
+		},
+	})
+	account, err := s.LookupAccount("KV")
+	if err != nil {
+		t.Fatal(err)
+	}
+	app, err := s.LookupAccount("APP")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := account.AddServiceExport("kv.>", nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := app.AddServiceImport(account, "kv.>", "kv.>"); err != nil {
+		t.Fatal(err)
+	}
+	subjects, err := bus.NewSubjects(bus.DefaultPrefix)
+	if err != nil {
+		t.Fatal(err)
+	}
+	worker := bustest.Connect(t, s, nats.UserInfo("kv", "1"))
+	if _, err := worker.Subscribe(subjects.Relay().Prefix()+".info", func(m *nats.Msg) {
+		if err := worker.Publish(m.Header.Get(bus.HeaderRelayReply), []byte("{}")); err != nil {
+			t.Error(err)
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := worker.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	relay, err := service.StartRelay(t.Context(), bustest.Connect(t, s, nats.UserInfo("kv", "1")), service.RelayOptions{
+		Subjects: subjects, Interest: account.Interest, Logger: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer relay.Stop(t.Context())
+	expect(t, bustest.Connect(t, s, nats.UserInfo("app", "1")), "kv.info", "", "{}")
+}
+
+// A relay that falls behind answers what it can't hold.
+func TestRelayOverloaded(t *testing.T) {
+	s := bustest.StartServer(t, server.Options{})
+	subjects, err := bus.NewSubjects(bus.DefaultPrefix)
+	if err != nil {
+		t.Fatal(err)
+	}
+	gate := make(chan struct{})
+	nc := bustest.Connect(t, s)
+	relay, err := service.StartRelay(t.Context(), nc, service.RelayOptions{
+		Subjects: subjects,
+		Interest: func(string) int { <-gate; return 0 },
+		Logger:   slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer relay.Stop(t.Context())
+	client := bustest.Connect(t, s)
+	inbox := client.NewInbox()
+	answers, err := client.SubscribeSync(inbox)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const requests = 50 // of a million bytes each
+	body := make([]byte, 1e6)
+	for range requests {
+		if err := client.PublishRequest("kv.set.a", inbox, body); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for deadline := time.Now().Add(patience); nc.Stats().InMsgs < requests; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d requests have come", nc.Stats().InMsgs)
+		}
+	}
+	close(gate)
+	got := map[string]int{}
+	for range requests {
+		m, err := answers.NextMsg(patience)
+		if err != nil {
+			t.Fatal(err, got)
+		}
+		got[m.Header.Get(bus.HeaderError)]++
+	}
+	if got["overloaded"] == 0 || got["unavailable"] == 0 || len(got) != 2 {
+		t.Errorf("the answers are %v", got)
+	}
+}
+
 // A full queue refuses what comes directly and what is relayed, at the same time.
 func TestOverloadedFromBothSides(t *testing.T) {
 	s := bustest.StartServer(t, server.Options{})
@@ -170,7 +288,7 @@ func TestOverloadedFromBothSides(t *testing.T) {
 	}
 	<-g.entered
 	var clients sync.WaitGroup
-	for _, subject := range []string{"kv.set.a", subjects.Rebase("kv.set.a", subjects.Relay())} {
+	for _, relayed := range []bool{false, true} {
 		nc := bustest.Connect(t, s)
 		inbox := nc.NewInbox()
 		answers, err := nc.SubscribeSync(inbox)
@@ -179,8 +297,12 @@ func TestOverloadedFromBothSides(t *testing.T) {
 		}
 		clients.Go(func() {
 			const requests = 2000
+			m := &nats.Msg{Subject: "kv.set.a", Reply: inbox}
+			if relayed {
+				m = &nats.Msg{Subject: subjects.Rebase(m.Subject, subjects.Relay()), Header: nats.Header{bus.HeaderRelayReply: {inbox}}}
+			}
 			for range requests {
-				if err := nc.PublishRequest(subject, inbox, nil); err != nil {
+				if err := nc.PublishMsg(m); err != nil {
 					t.Error(err)
 				}
 			}

@@ -20,6 +20,61 @@ import (
 	"kvbus/service"
 )
 
+// Whoever may ask for something must not have the answer written, by a worker that
+// may do everything, where they may not write.
+func TestReplySubjectsOfWorkers(t *testing.T) {
+	servers := keeping(t, bus.DefaultPrefix, server.Options{})
+	svc, _ := startService(t, servers[0], memory.Options{}, service.Options{Relayed: true})
+	awaitRelayed(t, servers[1])
+	relay := startRelay(t, servers[1])
+	defer relay.Stop(t.Context())
+	clients := []*nats.Conn{bustest.Connect(t, servers[0]), bustest.Connect(t, servers[1])}
+	expect(t, clients[0], "kv.set.mine", "evil", "1")
+
+	replies := []string{"kv.set.yours", "kv.incr.yours", "kv.clear", "kv.events.yours", "$KVBUS.$relay.kv.set.yours", "$JS.API.STREAM.PURGE.s"}
+	spy := bustest.Connect(t, servers[0])
+	events, err := spy.SubscribeSync("kv.events.>")
+	if err != nil {
+		t.Fatal(err)
+	}
+	api, err := spy.SubscribeSync("$JS.API.>")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := spy.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	for _, nc := range clients {
+		for _, reply := range replies {
+			for _, subject := range []string{"kv.get.mine", "kv.get.nothing", "kv.get.=x", "kv.set.mine", "kv.scan", "kv.info", "$SRV.PING", "$SRV.INFO.kvbus"} {
+				if err := nc.PublishRequest(subject, reply, []byte("worse")); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		// What follows on one connection and one subject comes later.
+		expect(t, nc, "kv.get.mine", "", "evil")
+		expect(t, nc, "kv.scan.none", "", "")
+		request(t, nc, "$SRV.PING", "")
+		request(t, nc, "kv.set.mine", "evil")
+	}
+	for _, nc := range clients {
+		expect(t, nc, "kv.keys", "", "mine")
+		expect(t, nc, "kv.get.mine", "", "evil")
+	}
+	if err := spy.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	for _, sub := range []*nats.Subscription{events, api} {
+		if m, err := sub.NextMsg(time.Millisecond); err == nil {
+			t.Errorf("%s got %q", m.Subject, m.Data)
+		}
+	}
+	if got := endpoint(t, svc.Stats(), "get"); got.NumErrors != 3*len(replies) || !strings.Contains(got.LastError, "reply subject") {
+		t.Errorf("the statistics tell of %d errors, the last is %q", got.NumErrors, got.LastError)
+	}
+}
+
 func TestOperations(t *testing.T) {
 	s := bustest.StartServer(t, server.Options{})
 	startService(t, s, memory.Options{}, service.Options{})

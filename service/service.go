@@ -219,7 +219,7 @@ func (s *Service) start(ctx context.Context) error {
 	s.described = info
 	s.discovery.identity.Metadata["store"] = info.Store
 	s.claim = newClaim(s.subjects.Prefix(), s.ID(), info.Clustered, s.opts.OnLost)
-	if err := s.discovery.listen(s.nc, s.claim); err != nil {
+	if err := s.discovery.listen(s.nc, s.subjects, s.claim); err != nil {
 		return err
 	}
 	if err := s.claim.settle(ctx, s.nc, s.opts.ClaimWait); err != nil {
