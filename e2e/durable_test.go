@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -23,6 +24,28 @@ func TestDurableRestart(t *testing.T) {
 		}
 		nc.Close()
 		w.terminate(t)
+	}
+}
+
+// Who starts a store that runs already is refused, and harms nothing.
+func TestDurableStartedTwice(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	w := serve(t, "--data-dir", dir)
+	nc := connect(t, w.url)
+	mustAsk(t, nc, "kv.set.before", "1")
+	for _, listen := range []string{strings.TrimPrefix(w.url, "nats://"), "127.0.0.1:0"} {
+		second := startWorker(t, nil, "--listen", listen, "--data-dir", dir)
+		second.expectExit(t, 1)
+		if text := second.stderr.String(); !strings.Contains(text, "another process uses the store directory") || !strings.Contains(text, dir) {
+			t.Errorf("a second start on %s says:\n%s", listen, text)
+		}
+	}
+	mustAsk(t, nc, "kv.set.after", "2")
+	w.kill()
+	nc = connect(t, serve(t, "--data-dir", dir).url)
+	if got := mustAsk(t, nc, "kv.keys", ""); got != "after\nbefore" {
+		t.Errorf("the keys are %q", got)
 	}
 }
 

@@ -77,8 +77,8 @@
 // gets through only where the subscriber raises its own limit
 // (SetPendingLimits), whatever [Options.MaxPayload] is.
 //
-// A store directory belongs to one running server. nats-server does not lock
-// it, so nothing stops a second server from writing there as well.
+// A store directory belongs to one running server, which locks it: see
+// [ErrStoreInUse].
 //
 // The server is ready when [Start] returns, JetStream too, if it stands alone.
 // Start takes as long as JetStream reads its files, and says so in the log.

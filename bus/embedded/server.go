@@ -47,6 +47,7 @@ type Server struct {
 	advertise   string     // the option or the file's
 	routes      []*url.URL // the same
 
+	unlock   func() error  // gives the store directory free
 	started  chan struct{} // closed when nats-server's own Start has returned
 	stopOnce sync.Once
 	stopping chan struct{} // closed when it was told to end
@@ -59,7 +60,7 @@ type Server struct {
 //
 // The error names the option, the config file or the address that is at fault.
 // It wraps the cause where there is one: [os.ErrNotExist] of a config file,
-// [syscall.EADDRINUSE] of an address that another has, [ErrNoJetStream].
+// [syscall.EADDRINUSE] of an address that another has, [ErrStoreInUse], [ErrNoJetStream].
 func Start(ctx context.Context, opts Options) (*Server, error) {
 	logger := opts.Logger
 	if logger == nil {
@@ -78,10 +79,16 @@ func Start(ctx context.Context, opts Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	unlock := func() error { return nil }
+	if so.StoreDir != "" {
+		if unlock, err = lockStore(so.StoreDir); err != nil {
+			return nil, errors.Join(err, log.Close())
+		}
+	}
 	ns, err := server.NewServer(so)
 	if err != nil {
 		err = fmt.Errorf("embedded: nats-server refuses its options%s: %w", inputs(so), err)
-		return nil, errors.Join(err, log.Close())
+		return nil, errors.Join(err, unlock(), log.Close())
 	}
 	ns.SetLoggerV2(log, log.debug, log.trace, so.TraceVerbose)
 
@@ -97,6 +104,7 @@ func Start(ctx context.Context, opts Options) (*Server, error) {
 		logger:     logger,
 		advertise:  so.Cluster.Advertise,
 		routes:     so.Routes,
+		unlock:     unlock,
 		started:    make(chan struct{}),
 		stopping:   make(chan struct{}),
 		stopped:    make(chan struct{}),
@@ -203,7 +211,8 @@ func (s *Server) Shutdown(ctx context.Context) error {
 			s.log.up.Store(false)
 			s.ns.Shutdown()
 			s.ns.WaitForShutdown()
-			// Nobody could be told of an error of the log any more.
+			// Nobody could be told of an error of the two any more.
+			_ = s.unlock()
 			_ = s.log.Close()
 		}()
 	})

@@ -340,10 +340,28 @@ func TestSyncAlways(t *testing.T) {
 func TestStoreDirThatIsNone(t *testing.T) {
 	file := writeFile(t, "file", "")
 	err := refused(t, embedded.Options{JetStream: true, StoreDir: file})
-	requireIn(t, err, "JetStream", file)
-	if !errors.Is(err, embedded.ErrNoJetStream) {
-		t.Errorf("it is not marked: %v", err)
+	requireIn(t, err, "store directory", file)
+	if !errors.Is(err, syscall.ENOTDIR) {
+		t.Errorf("the cause is lost: %v", err)
 	}
+}
+
+// A server has its store directory to itself, until it has ended, whether the
+// options name it or the file.
+func TestStoreDirInUse(t *testing.T) {
+	dir := t.TempDir()
+	opts := embedded.Options{JetStream: true, StoreDir: dir}
+	first := start(t, opts)
+	file := writeFile(t, "nats-server.conf", fmt.Sprintf("listen: %q, jetstream {store_dir: %q}", "127.0.0.1:-1", dir))
+	for _, opts := range []embedded.Options{opts, {ConfigFile: file}} {
+		err := refused(t, opts)
+		requireIn(t, err, dir)
+		if !errors.Is(err, embedded.ErrStoreInUse) {
+			t.Errorf("the error is %v", err)
+		}
+	}
+	shutdown(t, first)
+	start(t, opts)
 }
 
 func TestReloadIsRefused(t *testing.T) {
