@@ -57,6 +57,7 @@ func (f *feed) start(ctx context.Context, target uint64) error {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.expected.Store(target)
 	if err := f.fetchUpTo(ctx, target); err != nil {
 		return err
 	}
@@ -167,13 +168,22 @@ func (f *feed) received(m *nats.Msg) {
 }
 
 // fetchUpTo fetches records until the store has the one at target. It waits for
-// as long as there is no JetStream. The lock is held.
+// as long as there is no JetStream. It fails with [errDamaged] where a record can't
+// be read and no snapshot has it. The lock is held.
 func (f *feed) fetchUpTo(ctx context.Context, target uint64) error {
 	for f.store.applied.Load() < target {
+		next := f.store.applied.Load() + 1
 		err := patiently(ctx, f.store.logger, "read the log", func() error { return f.fetch(ctx) })
-		if errors.Is(err, errRemoved) {
-			f.store.logger.Warn("records of the log are gone, loading a snapshot", "applied", f.store.applied.Load())
-			err = patiently(ctx, f.store.logger, "load the snapshots", func() error { return f.store.load(ctx) })
+		if gone := err; errors.Is(gone, errRemoved) || errors.Is(gone, errDamaged) {
+			f.store.logger.Warn("records of the log are gone, loading a snapshot", "applied", next-1, "reason", gone)
+			load := f.store.load
+			if errors.Is(gone, errDamaged) {
+				load = f.store.loadNewest // or it would be the same way again
+			}
+			err = patiently(ctx, f.store.logger, "load the snapshots", func() error { return load(ctx) })
+			if err == nil && f.store.applied.Load() < next {
+				err = fmt.Errorf("%w, and no snapshot goes further than to record %d", gone, f.store.applied.Load())
+			}
 		}
 		if err != nil {
 			return err
@@ -189,7 +199,7 @@ func (f *feed) fetchRest(ctx context.Context) error {
 		err := f.fetch(ctx)
 		switch {
 		case err == nil:
-		case errors.Is(err, errRemoved):
+		case errors.Is(err, errRemoved), errors.Is(err, errDamaged):
 			return f.fetchUpTo(ctx, f.store.applied.Load()+1)
 		case errors.Is(err, errNoRecord), transient(err):
 			return nil // it comes, or is asked for, later
@@ -199,11 +209,11 @@ func (f *feed) fetchRest(ctx context.Context) error {
 	}
 }
 
-// fetch fetches the next records, at least one. It fails with [errNoRecord] and
-// [errRemoved]. The lock is held.
+// fetch fetches the next records, at least one. It fails with [errNoRecord],
+// [errRemoved] and [errDamaged]. The lock is held.
 func (f *feed) fetch(ctx context.Context) error {
 	err := f.store.readLog(ctx, f.store.applied.Load()+1, f.take)
-	if errors.Is(err, errNoRecord) && f.expected.Load() > f.store.applied.Load() {
+	if errors.Is(err, errMissing) || errors.Is(err, errNoRecord) && f.expected.Load() > f.store.applied.Load() {
 		return f.store.missing(ctx, f.store.applied.Load()+1)
 	}
 	return err

@@ -25,7 +25,7 @@ import (
 // the snapshot and the log that this takes are kept.
 //
 // An error is the last that comes: [kv.ErrCompacted] if no snapshot and no log
-// lead to the record after sequence, [kv.ErrClosed] once the store is closed,
+// lead to the record after sequence, or a later record can't be read, [kv.ErrClosed] once the store is closed,
 // the context's error, and others, such as where the log was removed meanwhile,
 // after which another call may succeed.
 func (s *Store) History(ctx context.Context, sequence uint64) iter.Seq2[iter.Seq[kv.Event], error] {
@@ -63,11 +63,14 @@ func (s *Store) history(ctx context.Context, after uint64, yield func(iter.Seq[k
 				return kv.ErrClosed
 			}
 			err := s.readLog(ctx, p.sequence+1, keep)
-			if errors.Is(err, errNoRecord) {
+			if errors.Is(err, errNoRecord) || errors.Is(err, errMissing) {
 				err = s.missing(ctx, p.sequence+1)
 			}
 			return err
 		})
+		if errors.Is(err, errDamaged) {
+			err = fmt.Errorf("%w: %w", kv.ErrCompacted, err)
+		}
 		if err != nil {
 			return err
 		}

@@ -11,6 +11,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"kvbus/kv"
 )
 
 const (
@@ -27,8 +29,13 @@ const (
 var (
 	// errNoRecord says that the server that was asked has no later record.
 	errNoRecord = errors.New("there is no later record")
+	// errMissing says that the server that was asked has later records, and not the
+	// next one.
+	errMissing = errors.New("the next record is missing")
 	// errRemoved says that the log begins after the next record.
 	errRemoved = errors.New("the log was removed before this worker had it")
+	// errDamaged says that the log has a record that can't be read.
+	errDamaged = fmt.Errorf("%w: the log is damaged", kv.ErrUnavailable)
 )
 
 // A logRecord is a message of the log.
@@ -42,7 +49,7 @@ type logRecord struct {
 // readLog asks any server of the log for its records from the sequence next on,
 // and calls take for those that it gets: at least one, in order, none left out.
 // It fails with take's error, with [errNoRecord] if the server has none of them,
-// and with [errRemoved] if the log begins later.
+// and with [errMissing] if it has later ones only.
 func (s *Store) readLog(ctx context.Context, next uint64, take func(logRecord) error) error {
 	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
 	defer cancel()
@@ -87,7 +94,7 @@ func (s *Store) readLog(ctx context.Context, next uint64, take func(logRecord) e
 		}
 		if record.sequence != next {
 			if next == first {
-				return errRemoved
+				return errMissing
 			}
 			return nil // one of the answer was lost
 		}
@@ -97,16 +104,32 @@ func (s *Store) readLog(ctx context.Context, next uint64, take func(logRecord) e
 	}
 }
 
-// missing tells why there is no record at the sequence next.
+// missing tells why a server did not give the record at the sequence next: with
+// [errRemoved] and [errDamaged] where asking again would not help.
 func (s *Store) missing(ctx context.Context, next uint64) error {
 	log, err := s.logState(ctx)
+	switch {
+	case err != nil:
+		return err
+	case log.FirstSeq > next:
+		return errRemoved
+	case log.LastSeq < next:
+		return errNoRecord
+	}
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	stream, err := s.js.Stream(ctx, streamName(s.opts.Prefix))
 	if err != nil {
 		return err
 	}
-	if log.FirstSeq > next {
-		return errRemoved
+	switch _, err := stream.GetMsg(ctx, next); {
+	case err == nil:
+		return fmt.Errorf("%w: record %d came late", errNotYet, next)
+	case s.Replicas() == 1 && errors.Is(err, jetstream.ErrMsgNotFound):
+		return fmt.Errorf("%w: it goes from record %d to %d, and %d can't be read", errDamaged, log.FirstSeq, log.LastSeq, next)
+	default:
+		return fmt.Errorf("%w: read record %d: %w", errNotYet, next, err) // another server may have it
 	}
-	return errNoRecord
 }
 
 // parseRecord returns the record that a message is by its headers, which are the

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -186,5 +188,111 @@ func TestOpenOnFullLog(t *testing.T) {
 	defer consuming.Stop()
 	if err := <-opened; err != nil {
 		t.Error(err)
+	}
+}
+
+// What the disk has lost of a log is never passed over: either the newest snapshot
+// has it, or the store does not open.
+func TestDamagedLog(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		snapshot int // after so many of the keys; 0 for none
+		damage   func(t *testing.T, messages string)
+		want     string // of the error; empty where all keys are there
+	}{
+		{"a record in the middle", 0, flipMiddle, "can't be read"},
+		{"a record in the middle, after a snapshot", 5, flipMiddle, "can't be read"},
+		{"a record in the middle, before a snapshot", 20, flipMiddle, ""},
+		{"the end", 0, truncate, "can't be read"},
+		{"all of it, and the index", 5, removeAll, "the log is new"},
+		{"all of it", 5, removeBlocks, "the log"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			s := bustest.StartServer(t, server.Options{JetStream: true, StoreDir: dir})
+			opts := keepsLittle
+			opts.Cursor = "events" // of which none is known to be published
+			store := open(t, s, opts)
+			js, err := jetstream.New(bustest.Connect(t, s))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := js.CreateConsumer(bounded(t), "KVBUS_kv", jetstream.ConsumerConfig{
+				Durable: opts.Cursor, AckPolicy: jetstream.AckAllPolicy, FilterSubject: store.MarkSubject(),
+			}); err != nil {
+				t.Fatal(err)
+			}
+			const keys = 20
+			for i := range keys {
+				if _, err := kv.Of(store).Set(bounded(t), fmt.Sprint("k", i), strings.Repeat("v", 100)); err != nil {
+					t.Fatal(err)
+				}
+				if i+1 == tt.snapshot {
+					snapshot(t, store)
+				}
+			}
+			closeStore(t, store)
+			s.Shutdown()
+			s.WaitForShutdown()
+			tt.damage(t, filepath.Join(dir, "jetstream", "$G", "streams", "KVBUS_kv", "msgs"))
+			s = bustest.StartServer(t, server.Options{JetStream: true, StoreDir: dir})
+			again, err := replicated.Open(bounded(t), bustest.Connect(t, s), opts)
+			if err == nil {
+				defer closeStore(t, again)
+			}
+			switch {
+			case tt.want != "" && err == nil:
+				info, err := again.Info(bounded(t))
+				t.Errorf("it opens, with %d keys at revision %d, %v", info.Keys, info.Revision, err)
+			case tt.want != "":
+				if !errors.Is(err, kv.ErrUnavailable) || !strings.Contains(err.Error(), tt.want) {
+					t.Errorf("it opens with %v, want %q", err, tt.want)
+				}
+			case err != nil:
+				t.Error(err)
+			default:
+				if info, err := again.Info(bounded(t)); err != nil || info.Keys != keys {
+					t.Errorf("%d keys at revision %d, %v", info.Keys, info.Revision, err)
+				}
+			}
+		})
+	}
+}
+
+// block returns the file with the messages of a small stream.
+func block(messages string) string { return filepath.Join(messages, "1.blk") }
+
+func rewrite(t *testing.T, file string, change func([]byte) []byte) {
+	t.Helper()
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, change(data), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func flipMiddle(t *testing.T, messages string) {
+	rewrite(t, block(messages), func(data []byte) []byte {
+		data[len(data)/2] ^= 1
+		return data
+	})
+}
+
+func truncate(t *testing.T, messages string) {
+	rewrite(t, block(messages), func(data []byte) []byte { return data[:len(data)/2] })
+}
+
+func removeBlocks(t *testing.T, messages string) {
+	if err := os.Remove(block(messages)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func removeAll(t *testing.T, messages string) {
+	if err := os.RemoveAll(messages); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -95,12 +95,21 @@ func (s *Store) load(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	header, m, err := s.restore(ctx, published, s.machineOptions())
+	err = s.loadUpTo(ctx, published)
 	if errors.Is(err, errRemoved) && !transient(err) && published < math.MaxUint64 {
 		// The cursor is older than all there is, as after it was made anew.
 		s.logger.Warn("no snapshot leads to the events that are not known to be published", "published_record", published)
-		header, m, err = s.restore(ctx, math.MaxUint64, s.machineOptions())
+		err = s.loadNewest(ctx)
 	}
+	return err
+}
+
+// loadNewest is load where the state matters more than events that are not published
+// yet.
+func (s *Store) loadNewest(ctx context.Context) error { return s.loadUpTo(ctx, math.MaxUint64) }
+
+func (s *Store) loadUpTo(ctx context.Context, sequence uint64) error {
+	header, m, err := s.restore(ctx, sequence, s.machineOptions())
 	if err != nil {
 		return err
 	}
@@ -116,8 +125,9 @@ func (s *Store) load(ctx context.Context) error {
 
 // restore returns the machine that the newest snapshot holds that is whole, has
 // nothing after the record at upTo, and after which the log goes on; or an empty
-// one where the log still has its beginning. It fails with [errRemoved] and
-// [kv.ErrUnavailable] if there is neither, and with an error that is transient
+// one where the log still has its beginning. A log that has lost its end goes on
+// after the newest snapshot alone, whatever upTo is. It fails with [errRemoved] and
+// [kv.ErrUnavailable] if there is none of that, and with an error that is transient
 // as well if one may be found later.
 func (s *Store) restore(ctx context.Context, upTo uint64, opts machine.Options) (snapshotHeader, *machine.Machine, error) {
 	log, err := s.logState(ctx)
@@ -127,6 +137,11 @@ func (s *Store) restore(ctx context.Context, upTo uint64, opts machine.Options) 
 	stored, err := s.list(ctx)
 	if err != nil {
 		return snapshotHeader{}, nil, err
+	}
+	lostEnd := len(stored) > 0 && stored[0].sequence > log.LastSeq
+	if lostEnd {
+		stored = stored[:1]
+		upTo = stored[0].sequence
 	}
 	var damage, unread error
 	for _, snapshot := range stored {
@@ -144,6 +159,10 @@ func (s *Store) restore(ctx context.Context, upTo uint64, opts machine.Options) 
 			unread = err
 		}
 		s.logger.Error("a snapshot can't be used", "snapshot", snapshot.name, "error", err)
+	}
+	if lostEnd {
+		none := fmt.Errorf("%w: %w: it ends at record %d, and the snapshot that has more can't be used", kv.ErrUnavailable, errRemoved, log.LastSeq)
+		return snapshotHeader{}, nil, errors.Join(none, unread)
 	}
 	if log.FirstSeq > 1 {
 		none := fmt.Errorf("%w: %w: it begins at record %d, and no snapshot leads there", kv.ErrUnavailable, errRemoved, log.FirstSeq)
