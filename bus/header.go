@@ -141,19 +141,12 @@ type headers struct {
 	values [headerCount]string
 }
 
-// HeaderRelayReply is where a request that is handed on has its reply subject. As that
-// of a message nats-server would refuse some that it has made itself.
-const HeaderRelayReply = "KV-Relay-Reply"
-
-// RelayHeader returns the headers of a request in a form that can be sent once more,
-// with its reply subject in [HeaderRelayReply]: the protocol's, as what else may be
-// there is ignored and may be no header to nats.go. It fails with [kv.ErrUnavailable]
-// where KV-Expected has outer spaces or a carriage return, which nats.go would change.
-func RelayHeader(h nats.Header, reply string) (nats.Header, error) {
-	known := make(nats.Header, len(h)+1)
-	if reply != "" {
-		known[HeaderRelayReply] = []string{reply}
-	}
+// RelayHeader returns the headers of a request in a form that can be sent once more:
+// the protocol's, as what else may be there is ignored and may be no header to nats.go.
+// It fails with [kv.ErrUnavailable] where KV-Expected has outer spaces or a carriage
+// return, which nats.go would change.
+func RelayHeader(h nats.Header) (nats.Header, error) {
+	known := make(nats.Header, len(h))
 	for name, values := range h {
 		id, ok := headerIDOf(name)
 		if !ok {

@@ -41,8 +41,8 @@ func (w *worker) startRelay(ctx context.Context) error {
 	return err
 }
 
-// stopRelay ends that. What was taken is handed on, also where the worker was told
-// to stop meanwhile.
+// stopRelay ends that. What was taken is handed on and answered, also where the worker
+// was told to stop meanwhile.
 func (w *worker) stopRelay(ctx context.Context) {
 	if w.relay == nil {
 		return

@@ -356,10 +356,10 @@ func (w *worker) stop(ctx context.Context) error {
 	if w.requests != nil {
 		w.requests.Close()
 	}
+	w.stopRelay(ctx) // with the answers of other nodes, before clients lose their connections
 	if w.server != nil {
 		errs = append(errs, shutdown(ctx, w.server))
 	}
-	w.stopRelay(ctx) // clients have asked until the server closed their connections
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("stop: %w", err)
 	}

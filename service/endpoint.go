@@ -115,7 +115,7 @@ func (e *endpoint) subscribe() error {
 	relay := subjects.Relay()
 	return e.listen(subjects.Rebase(e.subject, relay), func(m *nats.Msg) {
 		// The headers are such as can be read: the relay has looked.
-		e.receive(&nats.Msg{Subject: relay.Rebase(m.Subject, subjects), Reply: m.Header.Get(bus.HeaderRelayReply), Header: m.Header, Data: m.Data})
+		e.receive(&nats.Msg{Subject: relay.Rebase(m.Subject, subjects), Reply: m.Reply, Header: m.Header, Data: m.Data})
 	})
 }
 

@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"sync"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/micro"
@@ -13,22 +16,39 @@ import (
 	"kvbus/kv"
 )
 
-// maxRelayPending and maxRelayPendingBytes are how many requests on an operation may
-// wait to be handed on: half of what nats.go holds, which drops what is beyond.
 const (
+	// maxRelayPending and maxRelayPendingBytes are how many requests on an operation
+	// may wait to be handed on: half of what nats.go holds, which drops what is beyond.
 	maxRelayPending      = nats.DefaultSubPendingMsgsLimit / 2
 	maxRelayPendingBytes = nats.DefaultSubPendingBytesLimit / 2
+	// maxRelayed is how many requests may wait for the answers of others, and
+	// relayPatience how long one counts: who asked has given up by then.
+	maxRelayed    = 65_536
+	relayPatience = 30 * time.Second
 )
 
 // A Relay takes requests in the place of a worker that does not serve yet, or no
 // more, and hands them on to the others that serve the same store
-// ([Options.Relayed]). They answer whoever asked. It is for a server that keeps the
+// ([Options.Relayed]), and the answers back. It is for a server that keeps the
 // requests of its clients to itself: without one they would find nobody.
 type Relay struct {
-	nc     *nats.Conn
-	opts   RelayOptions
-	to     bus.Subjects
-	closed chan nats.Status
+	nc       *nats.Conn
+	opts     RelayOptions
+	to       bus.Subjects
+	inbox    string
+	requests []*nats.Subscription
+
+	mu       sync.Mutex
+	awaited  map[string]relayed // by the subjects of the answers
+	last     uint64             // the number in the last of these subjects
+	answered chan struct{}      // closed when nothing is awaited, once that is waited for
+}
+
+// relayed is a request that others carry out.
+type relayed struct {
+	op    bus.Op
+	reply string
+	since time.Time
 }
 
 // RelayOptions configure a relay. All must be set.
@@ -45,12 +65,17 @@ type RelayOptions struct {
 // StartRelay returns once requests are taken. The connection is the relay's from
 // then on, and still the caller's if it fails.
 func StartRelay(ctx context.Context, nc *nats.Conn, opts RelayOptions) (*Relay, error) {
-	r := &Relay{nc: nc, opts: opts, to: opts.Subjects.Relay(), closed: nc.StatusChanged(nats.CLOSED)}
+	r := &Relay{nc: nc, opts: opts, to: opts.Subjects.Relay(), inbox: nc.NewInbox(), awaited: map[string]relayed{}}
+	if _, err := nc.Subscribe(r.inbox+".*", r.passBack); err != nil {
+		return nil, fmt.Errorf("subscribe to %s.*: %w", r.inbox, err)
+	}
 	for _, op := range bus.Ops() {
 		for _, pattern := range opts.Subjects.Patterns(op) {
-			if _, err := nc.QueueSubscribe(pattern, micro.DefaultQueueGroup, func(m *nats.Msg) { r.pass(op, m) }); err != nil {
+			sub, err := nc.QueueSubscribe(pattern, micro.DefaultQueueGroup, func(m *nats.Msg) { r.pass(op, m) })
+			if err != nil {
 				return nil, fmt.Errorf("subscribe to %s: %w", pattern, err)
 			}
+			r.requests = append(r.requests, sub)
 		}
 	}
 	if err := flush(ctx, nc); err != nil {
@@ -59,16 +84,51 @@ func StartRelay(ctx context.Context, nc *nats.Conn, opts RelayOptions) (*Relay, 
 	return r, nil
 }
 
-// Stop takes no more requests, hands on those that were taken and closes the
-// connection; if ctx ends earlier, at once.
+// Stop takes no more requests, hands on those that were taken, waits for their
+// answers and closes the connection; if ctx ends earlier, at once.
 func (r *Relay) Stop(ctx context.Context) {
-	if err := r.nc.Drain(); err == nil {
-		select {
-		case <-r.closed:
-		case <-ctx.Done():
+	defer r.nc.Close()
+	if err := r.drain(ctx); err == nil {
+		_ = flush(ctx, r.nc) // the last answers; nobody could be told
+	}
+}
+
+func (r *Relay) drain(ctx context.Context) error {
+	var taken sync.WaitGroup
+	for _, sub := range r.requests {
+		taken.Add(1)
+		done := sync.OnceFunc(taken.Done)
+		sub.SetClosedHandler(func(string) { done() })
+		if err := sub.Drain(); err != nil {
+			done() // the connection is lost, and the subscription with it
 		}
 	}
-	r.nc.Close()
+	passed := make(chan struct{})
+	go func() { taken.Wait(); close(passed) }()
+	select {
+	case <-passed:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	answered := make(chan struct{})
+	r.mu.Lock()
+	r.answered = answered
+	r.settle()
+	r.mu.Unlock()
+	select {
+	case <-answered:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// settle tells who waits for it that nothing is awaited any more. The lock is held.
+func (r *Relay) settle() {
+	if r.answered != nil && len(r.awaited) == 0 {
+		close(r.answered)
+		r.answered = nil
+	}
 }
 
 // pass hands a request on, or answers why not, where it may be answered.
@@ -78,13 +138,8 @@ func (r *Relay) pass(op bus.Op, m *nats.Msg) {
 		r.opts.Logger.Debug("request dropped", "subject", m.Subject, "error", err)
 		return
 	}
-	if err = r.handOn(op, m); err == nil || m.Reply == "" {
-		return
-	}
-	answer := new(bus.Encoder).Error(err)
-	answer.Subject = m.Reply
-	if err := r.nc.PublishMsg(answer); err != nil {
-		r.opts.Logger.Debug("answer not sent", "subject", m.Subject, "error", err)
+	if err = r.handOn(op, m); err != nil && m.Reply != "" {
+		r.answer(m.Reply, new(bus.Encoder).Error(err))
 	}
 }
 
@@ -98,7 +153,7 @@ func (r *Relay) handOn(op bus.Op, m *nats.Msg) error {
 	if err := checkHeaders(m); err != nil {
 		return err
 	}
-	header, err := bus.RelayHeader(m.Header, m.Reply)
+	header, err := bus.RelayHeader(m.Header)
 	if err != nil {
 		return err
 	}
@@ -110,12 +165,73 @@ func (r *Relay) handOn(op bus.Op, m *nats.Msg) error {
 	if r.opts.Interest(subject) <= r.opts.Interest(r.to.Unused()) {
 		return fmt.Errorf("%w: this worker does not serve, and knows of no other that does", kv.ErrUnavailable)
 	}
-	err = r.nc.PublishMsg(&nats.Msg{Subject: subject, Header: header, Data: m.Data})
-	switch {
-	case errors.Is(err, nats.ErrMaxPayload):
-		return fmt.Errorf("%w: the request has %d bytes, the bus carries %d", kv.ErrValueTooLarge, m.Size(), r.nc.MaxPayload())
-	case err != nil:
-		return fmt.Errorf("%w: %w", kv.ErrUnavailable, err)
+	reply, err := r.await(op, m.Reply)
+	if err != nil {
+		return err
 	}
-	return nil
+	err = r.nc.PublishMsg(&nats.Msg{Subject: subject, Reply: reply, Header: header, Data: m.Data})
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, nats.ErrMaxPayload):
+		err = fmt.Errorf("%w: the request has %d bytes, the bus carries %d", kv.ErrValueTooLarge, m.Size(), r.nc.MaxPayload())
+	default:
+		err = fmt.Errorf("%w: %w", kv.ErrUnavailable, err)
+	}
+	r.forget(reply)
+	return err
+}
+
+// await returns the subject on which the answer to a request may come that is to be
+// passed back to reply.
+func (r *Relay) await(op bus.Op, reply string) (string, error) {
+	if reply == "" {
+		return "", nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := time.Now()
+	if len(r.awaited) >= maxRelayed {
+		maps.DeleteFunc(r.awaited, func(_ string, request relayed) bool { return now.Sub(request.since) > relayPatience })
+	}
+	if len(r.awaited) >= maxRelayed {
+		return "", fmt.Errorf("%w: %d requests wait for the answers of other workers", kv.ErrOverloaded, len(r.awaited))
+	}
+	r.last++
+	subject := fmt.Sprintf("%s.%d", r.inbox, r.last)
+	r.awaited[subject] = relayed{op, reply, now}
+	return subject, nil
+}
+
+func (r *Relay) forget(subject string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.awaited, subject)
+	r.settle()
+}
+
+// passBack hands an answer back to who asked.
+func (r *Relay) passBack(m *nats.Msg) {
+	r.mu.Lock()
+	request, awaited := r.awaited[m.Subject]
+	r.mu.Unlock()
+	if !awaited {
+		return
+	}
+	failure := bus.DecodeError(m.Header)
+	answer := &nats.Msg{Header: m.Header, Data: m.Data}
+	if m.Header.Get("Status") != "" { // nats-server says that nobody is there any more
+		answer = new(bus.Encoder).Error(failure)
+	}
+	r.answer(request.reply, answer)
+	if failure != nil || !request.op.Streams() || m.Header.Get(bus.HeaderEnd) != "" {
+		r.forget(m.Subject)
+	}
+}
+
+func (r *Relay) answer(reply string, m *nats.Msg) {
+	m.Subject = reply
+	if err := r.nc.PublishMsg(m); err != nil {
+		r.opts.Logger.Debug("answer not sent", "error", err)
+	}
 }

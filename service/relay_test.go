@@ -204,7 +204,7 @@ func TestRelayedServiceImport(t *testing.T) {
 	}
 	worker := bustest.Connect(t, s, nats.UserInfo("kv", "1"))
 	if _, err := worker.Subscribe(subjects.Relay().Prefix()+".info", func(m *nats.Msg) {
-		if err := worker.Publish(m.Header.Get(bus.HeaderRelayReply), []byte("{}")); err != nil {
+		if err := m.Respond([]byte("{}")); err != nil {
 			t.Error(err)
 		}
 	}); err != nil {
@@ -221,6 +221,57 @@ func TestRelayedServiceImport(t *testing.T) {
 	}
 	defer relay.Stop(t.Context())
 	expect(t, bustest.Connect(t, s, nats.UserInfo("app", "1")), "kv.info", "", "{}")
+}
+
+// A relay ends when what it has handed on is answered, or in time.
+func TestRelayWaitsForAnswers(t *testing.T) {
+	servers := keeping(t, bus.DefaultPrefix, server.Options{})
+	_, g := startGated(t, servers[0], service.Options{Relayed: true})
+	awaitRelayed(t, servers[1])
+	client := bustest.Connect(t, servers[1])
+	for _, answered := range []bool{true, false} {
+		relay := startRelay(t, servers[1])
+		inbox := client.NewInbox()
+		answers, err := client.SubscribeSync(inbox)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := client.PublishRequest("kv.set.a", inbox, nil); err != nil {
+			t.Fatal(err)
+		}
+		<-g.entered
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		stopped := make(chan struct{})
+		go func() { relay.Stop(ctx); close(stopped) }()
+		// It takes no more, and has not ended.
+		for err == nil {
+			_, err = client.Request("kv.get.a", nil, patience)
+		}
+		if !errors.Is(err, nats.ErrNoResponders) {
+			t.Fatal(err)
+		}
+		select {
+		case <-stopped:
+			t.Fatal("it ends before the answer has come")
+		default:
+		}
+		if !answered {
+			cancel()
+			<-stopped
+		}
+		g.gate <- struct{}{}
+		if answered {
+			m, err := answers.NextMsg(patience)
+			if err != nil || string(m.Data) != "1" {
+				t.Errorf("the answer is %v, %v", m, err)
+			}
+			<-stopped
+			if ctx.Err() != nil {
+				t.Error("it has waited for too long")
+			}
+		}
+		cancel()
+	}
 }
 
 // A relay that falls behind answers what it can't hold.
@@ -299,7 +350,7 @@ func TestOverloadedFromBothSides(t *testing.T) {
 			const requests = 2000
 			m := &nats.Msg{Subject: "kv.set.a", Reply: inbox}
 			if relayed {
-				m = &nats.Msg{Subject: subjects.Rebase(m.Subject, subjects.Relay()), Header: nats.Header{bus.HeaderRelayReply: {inbox}}}
+				m.Subject = subjects.Rebase(m.Subject, subjects.Relay())
 			}
 			for range requests {
 				if err := nc.PublishMsg(m); err != nil {
