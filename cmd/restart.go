@@ -81,11 +81,19 @@ func (w *worker) hasJetStream() error {
 	return fmt.Errorf("%w: JetStream has ended", errDisk)
 }
 
-// isAnswered fails when the server says nothing to what is to be stored. In a
-// cluster it may be that the majority is away.
+// isAnswered fails when the server says nothing to what is to be stored, and could be
+// mended. In a cluster it may be that the majority is away.
 func (w *worker) isAnswered(store *replicated.Store) error {
 	silence := store.Silence()
 	if w.server.JetStreamClustered() || silence < silentTimeouts*w.cfg.Store.RequestTimeout {
+		w.diskFull = false
+		return nil
+	}
+	if err := w.server.CheckDisk(); err != nil {
+		if !w.diskFull {
+			w.diskFull = true
+			w.logger.Error("the disk takes nothing: until it does, eventual reads are answered only", "error", err)
+		}
 		return nil
 	}
 	return fmt.Errorf("%w: no answer from the log for %v", errDisk, silence.Round(time.Second))

@@ -46,7 +46,8 @@ type worker struct {
 	bridge    atomic.Pointer[watchbridge.Bridge]
 	service   *service.Service
 
-	served bool // everything was started once
+	served   bool // everything was started once
+	diskFull bool // the log says so; of the routine that watches the disk
 	// failed gets why the worker can't go on.
 	failed chan error
 	// background is the context of the routines, which end with it.

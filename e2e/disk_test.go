@@ -67,7 +67,8 @@ func TestFullDisk(t *testing.T) {
 	if !errors.Is(err, kv.ErrTimeout) && !errors.Is(err, kv.ErrUnavailable) && !errors.Is(err, kv.ErrQuotaExceeded) {
 		t.Fatalf("after %d writes of 500 kB the disk is full: %v", written, err)
 	}
-	// It goes on to ask, and the worker finds that its server is stuck.
+	// It goes on to ask, and the worker finds that its server is stuck. It does not
+	// start it anew before there is room.
 	late := time.Now().Add(4 * patience)
 	attempt := func(body string) error {
 		if time.Now().After(late) {
@@ -82,10 +83,24 @@ func TestFullDisk(t *testing.T) {
 		}
 		return err
 	}
-	for len(w.logged("starting anew")) == 0 {
+	stuck := func() bool { return len(w.logged("the disk takes nothing: until it does, eventual reads are answered only")) > 0 }
+	for !stuck() {
 		if err := attempt("x"); err == nil {
 			break // a small one may still fit
 		}
+	}
+	for range 5 {
+		if !stuck() {
+			break
+		}
+		read := &nats.Msg{Subject: "kv.get.k0", Header: nats.Header{bus.HeaderConsistency: {"eventual"}}}
+		if got, err := nc.RequestMsg(read, patience); err != nil || string(got.Data) != value {
+			t.Fatalf("with the disk full a read ends with %v, %v", got, err)
+		}
+		_ = attempt("x")
+	}
+	if lines := w.logged("starting anew"); len(lines) > 0 {
+		t.Errorf("the disk is full, and yet: %v", lines)
 	}
 	if err := os.Remove(filler); err != nil {
 		t.Fatal(err)

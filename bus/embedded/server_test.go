@@ -384,3 +384,22 @@ func TestReloadIsRefused(t *testing.T) {
 		t.Errorf("max payload after it is %d", got)
 	}
 }
+
+func TestCheckDisk(t *testing.T) {
+	dir := t.TempDir()
+	s := start(t, embedded.Options{JetStream: true, StoreDir: dir})
+	if err := s.CheckDisk(); err != nil {
+		t.Error(err)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) != 2 { // JetStream's directory and the lock
+		t.Errorf("it leaves %v, %v", entries, err)
+	}
+	probe := filepath.Join(dir, "kvbus.probe")
+	if err := os.Mkdir(probe, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.CheckDisk(); err == nil || !strings.Contains(err.Error(), probe) {
+		t.Errorf("a disk that can't be written to is checked with %v", err)
+	}
+}
