@@ -145,27 +145,52 @@ func (u *usher) Check(c server.ClientAuthentication) bool {
 	return true
 }
 
-// A watch ends when the connection comes back and may not have the events any more.
+// Watches end when the connection comes back and may not have the events any more,
+// however many there are, and whatever else is forbidden. So do those that start then.
 func TestEventsForbiddenLater(t *testing.T) {
-	u := new(usher)
-	s := startBusServer(t, server.Options{CustomClientAuthentication: u})
-	startBus(t, s, memory.New(memory.Options{}), service.Options{})
-	proxy := bustest.StartProxy(t, s.Addr().String())
-	nc, err := nats.Connect(proxy.URL(), append(reconnecting(), nats.ErrorHandler(quiet))...)
-	if err != nil {
-		t.Fatal(err)
+	for name, allowed := range map[string][]string{"events": {"_INBOX.>", "kv.revision"}, "all but answers": {"_INBOX.>"}} {
+		t.Run(name, func(t *testing.T) {
+			u := new(usher)
+			s := startBusServer(t, server.Options{CustomClientAuthentication: u})
+			startBus(t, s, memory.New(memory.Options{}), service.Options{})
+			proxy := bustest.StartProxy(t, s.Addr().String())
+			nc, err := nats.Connect(proxy.URL(), append(reconnecting(), nats.ErrorHandler(quiet))...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(nc.Close)
+			client := newClient(t, nc, bus.ClientOptions{})
+			ctx := within(t, watchPatience)
+			filters := []string{">", "a.>", "b.>", "c.>"}
+			var ready sync.WaitGroup
+			ends := make(chan error)
+			watch := func(filter string, started func()) {
+				for change, err := range client.Follow(ctx, bus.FollowOptions{Filter: parseFilter(t, filter), State: true}) {
+					if err != nil {
+						ends <- err
+					} else if change.Kind == bus.ChangeReady {
+						started()
+					}
+				}
+			}
+			for _, filter := range filters {
+				ready.Add(1)
+				go watch(filter, ready.Done)
+			}
+			ready.Wait()
+			u.subscribe.Store(&server.SubjectPermission{Allow: allowed})
+			proxy.Cut()
+			for range filters {
+				wantError(t, "a watch of what is forbidden by now", <-ends, bus.ErrForbidden)
+			}
+			for _, filter := range filters {
+				go watch(filter, func() { t.Errorf("a watch of %s has started", filter) })
+			}
+			for range filters {
+				wantError(t, "a watch of what is forbidden", <-ends, bus.ErrForbidden)
+			}
+		})
 	}
-	t.Cleanup(nc.Close)
-	ctx := within(t, watchPatience)
-	next, stop := iter.Pull2(newClient(t, nc, bus.ClientOptions{}).Follow(ctx, bus.FollowOptions{State: true}))
-	defer stop()
-	if change, err, _ := next(); err != nil || change.Kind != bus.ChangeReady {
-		t.Fatalf("what is allowed: %+v, %v", change, err)
-	}
-	u.subscribe.Store(&server.SubjectPermission{Allow: []string{"_INBOX.>", "kv.revision"}})
-	proxy.Cut()
-	_, err, _ = next()
-	wantError(t, "a watch of what is forbidden by now", err, bus.ErrForbidden)
 }
 
 // A watch by one who may not ask for the age of the store goes on when the

@@ -249,7 +249,7 @@ func (f *follower) repair(ctx context.Context, reason error) error {
 	}
 	err := f.fetch(ctx, from)
 	if err == nil && reason == errReconnected { //nolint:errorlint // nor here
-		err = f.refusal(nil) // the new connection begins without an error
+		err = f.refusal(ctx, nil) // the new connection begins without an error
 	}
 	if err != nil {
 		return fmt.Errorf("%w (%w)", err, reason)

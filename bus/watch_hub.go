@@ -12,6 +12,8 @@ import (
 // A watchHub is what all watches of a client share: one subscription to the
 // heartbeats, and one look at the connection. The zero watchHub is ready.
 type watchHub struct {
+	probing sync.Mutex // held by who looks for errors of the connection
+
 	mu      sync.Mutex
 	members map[*watchQueue]struct{}
 	beats   *nats.Subscription
@@ -74,6 +76,13 @@ func (h *watchHub) leave(nc *nats.Conn, queue *watchQueue) {
 	stopped := h.stopped
 	h.mu.Unlock()
 	<-stopped
+}
+
+// alone calls f while no other watch is in it.
+func (h *watchHub) alone(f func() error) error {
+	h.probing.Lock()
+	defer h.probing.Unlock()
+	return f()
 }
 
 // connectionError is what a closed connection is to those who watch.

@@ -9,11 +9,17 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go"
+
 	"kvbus/kv"
 )
 
 // errIterated is of a sequence that was iterated before.
 var errIterated = fmt.Errorf("%w: a watch is iterated once", kv.ErrClosed)
+
+// probes is how often a watch asks whether its subscription is refused, where errors of
+// other things come in between.
+const probes = 5
 
 // follow starts a watch, up to its starting point.
 func follow(ctx context.Context, service watchService, opts FollowOptions) iter.Seq2[Change, error] {
@@ -71,7 +77,7 @@ func (f *follower) start(ctx context.Context) error {
 	f.scheduleAudit(f.subscribed)
 	now, err := f.store.Revision(ctx, f.literal())
 	if err == nil {
-		err = f.refusal(before)
+		err = f.refusal(ctx, before)
 	}
 	if err != nil {
 		f.release()
@@ -87,16 +93,54 @@ func (f *follower) start(ctx context.Context) error {
 	return nil
 }
 
-// refusal returns the error of a subscription that the server has refused, where it
-// is the last one of the connection and not the one before. The server tells of it
-// before it answers a later question.
-func (f *follower) refusal(before error) error {
+// refusal returns the error of a subscription that the server has refused since the
+// last error of the connection was before. The server tells of it before it answers
+// a later question. The connection holds its last error only: where that is of
+// something else, such as another watch, the server is asked again.
+func (f *follower) refusal(ctx context.Context, before error) error {
 	last := f.nc.LastError()
 	if last == before { //nolint:errorlint // another error, not another kind
 		return nil
 	}
-	if action, subject, ok := permissionViolation(last); ok && action == actionSubscription && subject == f.sub.Subject {
-		return forbidden(last)
+	if err := f.refused(last); err != nil {
+		return err
+	}
+	return f.hub.alone(func() error {
+		for range probes {
+			last, ok := f.probe(ctx)
+			if !ok {
+				return nil
+			}
+			if err := f.refused(last); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// probe subscribes once more, and returns the error that the connection has then,
+// or false where there is no new one, or no telling: a connection that is lost asks
+// again when it is back.
+func (f *follower) probe(ctx context.Context) (last error, ok bool) {
+	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
+	defer cancel()
+	before := f.nc.LastError()
+	sub, err := f.nc.Subscribe(f.sub.Subject, func(*nats.Msg) {})
+	if err != nil {
+		return nil, false
+	}
+	err = f.nc.FlushWithContext(ctx)
+	last = f.nc.LastError()
+	_ = sub.Unsubscribe()                     // of a connection that is closed there is none left
+	return last, err == nil && last != before //nolint:errorlint // another error, not another kind
+}
+
+// refused returns what err says about the subscription, nil if it is of something
+// else.
+func (f *follower) refused(err error) error {
+	if action, subject, ok := permissionViolation(err); ok && action == actionSubscription && subject == f.sub.Subject {
+		return forbidden(err)
 	}
 	return nil
 }
