@@ -16,7 +16,7 @@ import (
 var ErrForbidden = fmt.Errorf("%w: forbidden", kv.ErrUnavailable)
 
 // errNoInbox is the failure of calls whose answers can't be received.
-var errNoInbox = errors.New("the answer can't be received: its subject is forbidden (see nats.CustomInboxPrefix)")
+var errNoInbox = errors.New("the answer can't be received: its subject is forbidden (see nats.CustomInboxPrefix, or --inbox-prefix)")
 
 func forbidden(err error) error { return fmt.Errorf("%w: %w", ErrForbidden, err) }
 

@@ -157,7 +157,8 @@ func refusal(err error) bool {
 		errors.Is(err, nats.ErrAuthRevoked) || errors.Is(err, nats.ErrAccountAuthExpired)
 }
 
-// credentials returns what the settings say about who connects, and how.
+// credentials returns what the settings say about who connects, and how, and where
+// they may get answers.
 func (c *connector) credentials() ([]nats.Option, error) {
 	var opts []nats.Option
 	if s := c.settings; s.Creds != "" {
@@ -170,6 +171,9 @@ func (c *connector) credentials() ([]nats.Option, error) {
 		opts = append(opts, nkey)
 	} else if s.User != "" {
 		opts = append(opts, nats.UserInfo(s.User, string(s.Password)))
+	}
+	if prefix := c.settings.InboxPrefix; prefix != "" {
+		opts = append(opts, nats.CustomInboxPrefix(prefix))
 	}
 	if tls := c.settings.TLS; tls != (config.TLS{}) {
 		opts = append(opts, nats.Secure())

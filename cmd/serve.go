@@ -13,9 +13,10 @@ func (a *app) serveCommand() *cobra.Command {
 		Long: `Run a worker. Without --nats-url or --nats-context it runs a NATS server of its
 own, in the same process.
 
-The first SIGINT or SIGTERM stops it in order: requests that were taken are
-answered, for at most --drain-timeout. A second one ends it at once, with the
-exit status 128 plus the signal's number.
+The first SIGINT, SIGTERM or SIGHUP stops it in order: requests that were taken
+are answered, for at most --drain-timeout. A second one ends it at once, with
+the exit status 128 plus the signal's number. Settings are read at the start
+only.
 
 Settings come from flags, then the environment, then the file, then the
 defaults; see 'kvbus config --help'.`,

@@ -66,6 +66,8 @@ type NATS struct {
 	User     string `koanf:"user" flag:"user" arg:"user" usage:"user to connect as"`
 	Password Secret `koanf:"password" flag:"password" arg:"password" usage:"the user's password; the environment hides it better than a flag"`
 
+	InboxPrefix string `koanf:"inbox_prefix" flag:"inbox-prefix" arg:"subject" usage:"what the subjects begin with on which answers come (empty: _INBOX, or that of the context)"`
+
 	TLS TLS `koanf:"tls"`
 }
 

@@ -25,6 +25,7 @@ var wantFlags = map[string]string{
 	"nats.nkey":                 "nkey",
 	"nats.user":                 "user",
 	"nats.password":             "password",
+	"nats.inbox_prefix":         "inbox-prefix",
 	"nats.tls.ca":               "tls-ca",
 	"nats.tls.cert":             "tls-cert",
 	"nats.tls.key":              "tls-key",

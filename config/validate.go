@@ -91,6 +91,9 @@ func (v *validator) checkNATS(n NATS) {
 	v.require(n.NKey == "" || n.User == "", "nats.nkey", "can't be used together with nats.user", "nats.user")
 	v.require(n.Password == "" || n.User != "", "nats.password", "needs nats.user", "nats.user")
 
+	if rule := prefixRule(n.InboxPrefix); n.InboxPrefix != "" && rule != "" {
+		v.require(false, "nats.inbox_prefix", rule)
+	}
 	v.require(n.TLS.Cert == "" || n.TLS.Key != "", "nats.tls.cert", "needs nats.tls.key", "nats.tls.key")
 	v.require(n.TLS.Key == "" || n.TLS.Cert != "", "nats.tls.key", "needs nats.tls.cert", "nats.tls.cert")
 	if !n.External() {

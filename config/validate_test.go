@@ -60,6 +60,10 @@ func TestValidate(t *testing.T) {
 		"password alone":        {func(c *config.Config) { c.NATS.Password = "hunter2" }, `nats.password (--password) is "***": needs nats.user`},
 		"the mask for password": {func(c *config.Config) { c.NATS.User, c.NATS.Password = "a", "***" }, "is the mask"},
 
+		"inbox prefix":            {func(c *config.Config) { c.NATS.InboxPrefix = "_INBOX.me" }, ""},
+		"inbox prefix, wildcard":  {func(c *config.Config) { c.NATS.InboxPrefix = "_INBOX.>" }, `nats.inbox_prefix (--inbox-prefix) is "_INBOX.>": must have no wildcards`},
+		"inbox prefix, empty end": {func(c *config.Config) { c.NATS.InboxPrefix = "_INBOX." }, "must have no empty token"},
+
 		"TLS":                {func(c *config.Config) { external(c); c.NATS.TLS = config.TLS{CA: "a", Cert: "b", Key: "c"} }, ""},
 		"TLS cert alone":     {func(c *config.Config) { external(c); c.NATS.TLS.Cert = "a" }, `nats.tls.cert (--tls-cert) is "a": needs nats.tls.key`},
 		"TLS key alone":      {func(c *config.Config) { external(c); c.NATS.TLS.Key = "a" }, `nats.tls.key (--tls-key) is "a": needs nats.tls.cert`},

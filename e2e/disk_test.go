@@ -83,7 +83,9 @@ func TestFullDisk(t *testing.T) {
 		}
 		return err
 	}
-	stuck := func() bool { return len(w.logged("the disk takes nothing: until it does, eventual reads are answered only")) > 0 }
+	stuck := func() bool {
+		return len(w.logged("the disk takes nothing: until it does, eventual reads are answered only")) > 0
+	}
 	for !stuck() {
 		if err := attempt("x"); err == nil {
 			break // a small one may still fit

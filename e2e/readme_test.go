@@ -72,7 +72,10 @@ func accessControl(t *testing.T, c terminal) {
 	expectParts(t, app("kv.set.app.color", "blue"), "KV-Revision: 1")
 	expectParts(t, app("kv.get.app.color", ""), "blue")
 	expectParts(t, viewer("kv.get.app.color", ""), "blue")
+	expectParts(t, viewer("kv.exists.app.color", ""), "true")
 	expectParts(t, viewer("kv.keys", ""), "app.color")
+	startWatch(t, c.url, "--user", "viewer", "--password", "v-secret", "--inbox-prefix", "_INBOX.viewer", "--state").
+		await(t, "STATE app.color=blue", "READY")
 	expectParts(t, viewer("kv.info", ""), `"revision":1`)
 	for name, answer := range map[string]string{
 		"app sets a key of another": app("kv.set.other.color", "red"),

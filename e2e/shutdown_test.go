@@ -182,19 +182,20 @@ func collectOn(t *testing.T, url, subject string) (*nats.Conn, <-chan *nats.Msg)
 func TestSecondSignal(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
-		signal os.Signal
-		status int
+		first, second os.Signal
+		status        int
 	}{
-		{syscall.SIGINT, 130},
-		{syscall.SIGTERM, 143},
+		{syscall.SIGTERM, syscall.SIGINT, 130},
+		{syscall.SIGHUP, syscall.SIGTERM, 143},
+		{syscall.SIGINT, syscall.SIGHUP, 129},
 	} {
 		s := startServer(t, "")
 		w := serveOn(t, s.url, "--drain-timeout", "1h")
 		// A server that is there and does nothing keeps it.
 		s.freeze(t)
-		w.signal(t, syscall.SIGTERM)
+		w.signal(t, test.first)
 		w.awaitLog(t, "stopping")
-		w.signal(t, test.signal)
+		w.signal(t, test.second)
 		w.expectExit(t, test.status)
 	}
 }

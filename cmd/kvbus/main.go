@@ -1,6 +1,6 @@
 // Command kvbus is a key-value service on the NATS bus. Run kvbus --help.
 //
-// The first SIGINT or SIGTERM stops it in order, a second one ends it at once
+// The first SIGINT, SIGTERM or SIGHUP stops it in order, a second one ends it at once
 // with the exit status 128 plus the signal's number, as a shell reports a
 // process that a signal ended. All other statuses are those of kvbus/cmd.
 package main
@@ -20,7 +20,7 @@ func main() {
 	// Room for both signals that count: neither is lost while the first is
 	// being dealt with.
 	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	go stopOn(signals, cancel, os.Exit)
 
 	os.Exit(cmd.Execute(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
