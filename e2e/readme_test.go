@@ -62,6 +62,17 @@ func TestReadmeAccessControl(t *testing.T) {
 	}
 }
 
+// Who is no worker by the users of the server says so, and does not serve.
+func TestWorkerWithoutRights(t *testing.T) {
+	t.Parallel()
+	file := writeFile(t, "nats-server.conf", `authorization { users: [
+		{user: app, password: "a-secret", permissions: {publish: "kv.*.app.>", subscribe: "_INBOX.>"}}
+	] }`)
+	w := startWorker(t, []string{"KVBUS_NATS__PASSWORD=a-secret"}, "--listen", "127.0.0.1:0", "--nats-config", file, "--user", "app")
+	w.expectExit(t, 1)
+	expectParts(t, w.stderr.String(), "the user of this worker lacks a right that it needs", "Permissions Violation")
+}
+
 func accessControl(t *testing.T, c terminal) {
 	as := func(user, password, subject, body string) string {
 		return c.nats("request", "--timeout", "1s", "--user", user, "--password", password, "--inbox-prefix", "_INBOX."+user, subject, body)

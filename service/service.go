@@ -218,6 +218,7 @@ func (s *Service) start(ctx context.Context) error {
 	}
 	s.described = info
 	s.discovery.identity.Metadata["store"] = info.Store
+	before := s.nc.LastError()
 	s.claim = newClaim(s.subjects.Prefix(), s.ID(), info.Clustered, s.opts.OnLost)
 	if err := s.discovery.listen(s.nc, s.subjects, s.claim); err != nil {
 		return err
@@ -237,6 +238,10 @@ func (s *Service) start(ctx context.Context) error {
 	}
 	if err := flush(ctx, s.nc); err != nil {
 		return fmt.Errorf("subscribe: %w", err)
+	}
+	// The server has told by now what it refused.
+	if last := s.nc.LastError(); last != before && errors.Is(last, nats.ErrPermissionViolation) { //nolint:errorlint // another error, not another kind
+		return fmt.Errorf("the user of this worker lacks a right that it needs: %w", last)
 	}
 	return nil
 }
