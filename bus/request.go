@@ -2,6 +2,7 @@ package bus
 
 import (
 	"fmt"
+	"math"
 	"strconv"
 
 	"github.com/nats-io/nats.go"
@@ -218,7 +219,7 @@ func parseRequestID(s string) (string, error) {
 func parseLimit(s string) (int, error) {
 	n, err := strconv.ParseUint(s, 10, strconv.IntSize-1)
 	if err != nil || n == 0 {
-		return 0, fmt.Errorf("%q is no decimal of 1 or more", clip(s))
+		return 0, fmt.Errorf("%q is no decimal of 1 to %d", clip(s), math.MaxInt)
 	}
 	return int(n), nil
 }

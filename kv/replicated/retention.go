@@ -163,7 +163,7 @@ func (s *Store) purgeToNewest(ctx context.Context) error {
 		s.logger.Warn("the log is full; what the newest snapshot has is removed from it", "up_to", snapshot.sequence, "bytes", log.Bytes)
 		return s.purge(ctx, snapshot.sequence)
 	}
-	return errors.New("the log is full, and has nothing that is not needed: store.log_max_bytes is too small, or the events are not published")
+	return errors.New("the log is full, and has nothing that is not needed: store.log_max_bytes or the disk is too small, or the events are not published")
 }
 
 // usable returns the snapshots of which all events are published, the newest

@@ -127,7 +127,7 @@ func openLog(ctx context.Context, js jetstream.JetStream, opts Options) (replica
 		err = adjust(ctx, js, stream, want, opts.Logger)
 	}
 	if api, ok := errors.AsType[*jetstream.APIError](err); ok && api.ErrorCode == storageExceeded {
-		err = fmt.Errorf("%w: the log may take %d bytes, as MaxLogBytes says", err, want.MaxBytes)
+		err = fmt.Errorf("%w: the log may take %d bytes (store.log_max_bytes), and JetStream has less to give", err, want.MaxBytes)
 	}
 	return want.Replicas, err
 }
