@@ -27,7 +27,7 @@ func (f *follower) fetchUpTo(ctx context.Context, from, to uint64) error {
 		ReadOptions: kv.ReadOptions{Consistency: kv.Linearizable},
 	}
 	before := f.reached
-	for more := true; more && q.After < to; {
+	for more := true; more; {
 		limit := f.batch.limit(f.opts.PageSize)
 		replay, err := persist(ctx, f, func(ctx context.Context) (kv.Replay, error) {
 			q.Limit, limit = limit, max(1, limit/2) // one that fails may be too large
@@ -53,6 +53,7 @@ func (f *follower) fetchUpTo(ctx context.Context, from, to uint64) error {
 			return fmt.Errorf("%w: a replay after %d ends at %d", kv.ErrInternal, q.After, replay.Revision)
 		}
 		q.After = replay.Revision
+		more = more && q.After < to
 	}
 	if q.After < before {
 		return errNewLife

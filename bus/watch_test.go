@@ -3,6 +3,7 @@ package bus_test
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -35,7 +36,9 @@ func TestFollowAfterARevision(t *testing.T) {
 	w := st.follow(t, st.client(t), bus.FollowOptions{Start: kv.After(17), PageSize: 100})
 	st.set(t, "key", "last")
 	w.matches(st.history(t, bus.FollowOptions{}, 17))
-	st.follow(t, st.client(t), bus.FollowOptions{Start: kv.After(4000)}).ends(kv.ErrCompacted)
+	for _, future := range []uint64{4000, math.MaxUint64} {
+		st.follow(t, st.client(t), bus.FollowOptions{Start: kv.After(future)}).ends(kv.ErrCompacted)
+	}
 }
 
 func TestFollowKeysOnly(t *testing.T) {
