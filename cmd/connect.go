@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"sync/atomic"
 	"time"
 
@@ -99,7 +100,11 @@ func (c *connector) attempt(ctx context.Context, opts []nats.Option) (*nats.Conn
 func (c *connector) dial(opts []nats.Option) (*nats.Conn, error) {
 	switch {
 	case c.server != nil:
-		return c.server.Connect(opts...)
+		nc, err := c.server.Connect(opts...)
+		if refusal(err) {
+			return nil, fmt.Errorf("%w: the worker too needs a user of its own server: nats.user, nats.creds or nats.nkey", err)
+		}
+		return nc, err
 	case c.settings.Context != "":
 		nc, _, err := natscontext.Connect(c.settings.Context, opts...)
 		if err != nil {
@@ -162,11 +167,14 @@ func refusal(err error) bool {
 func (c *connector) credentials() ([]nats.Option, error) {
 	var opts []nats.Option
 	if s := c.settings; s.Creds != "" {
+		if _, err := os.Stat(s.Creds); err != nil {
+			return nil, fmt.Errorf("nats.creds: %w", err)
+		}
 		opts = append(opts, nats.UserCredentials(s.Creds))
 	} else if s.NKey != "" {
 		nkey, err := nats.NkeyOptionFromSeed(s.NKey)
 		if err != nil {
-			return nil, fmt.Errorf("nkey seed file %s: %w", s.NKey, err)
+			return nil, fmt.Errorf("nats.nkey: %s: %w", s.NKey, err)
 		}
 		opts = append(opts, nkey)
 	} else if s.User != "" {

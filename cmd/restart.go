@@ -49,10 +49,11 @@ func run(ctx context.Context, cfg config.Config, logger *slog.Logger) error {
 
 // isOfDisk reports whether a worker ended, or did not start anew, because its
 // server can't write. One that starts alone on a full disk takes no record; one of
-// a cluster ends its JetStream. What is damaged or lost is neither: no start mends
-// that.
+// a cluster ends its JetStream; and one that is stuck keeps its directory until it has
+// ended. What is damaged or lost is none of that: no start mends it.
 func isOfDisk(err error) bool {
-	return errors.Is(err, errDisk) || errors.Is(err, embedded.ErrNoJetStream) || errors.Is(err, replicated.ErrNotTaken)
+	return errors.Is(err, errDisk) || errors.Is(err, embedded.ErrNoJetStream) || errors.Is(err, embedded.ErrStoreInUse) ||
+		errors.Is(err, replicated.ErrNotTaken)
 }
 
 // watchDisk calls check now and then, until it fails, which ended is told, or

@@ -26,8 +26,14 @@
 // # Nodes of a cluster
 //
 // A server that keeps requests to itself hands those of its clients to its own
-// worker alone. A [Relay] takes them while that does not serve, and hands them on to
-// services elsewhere.
+// worker alone. A [Relay] takes them while that does not serve, hands them on to
+// services elsewhere, and hands the answers back.
+//
+// # Reply subjects
+//
+// NATS lets who asks name any reply subject, and a service may publish on most. So a
+// request is dropped whose answer would be a request, an event or a call of an API:
+// see [bus.Subjects.ValidateReply].
 //
 // # Shutdown
 //
