@@ -10,6 +10,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"kvbus/bus/bustest"
 )
 
 // A cluster is the processes of one, which can be killed and started again.
@@ -32,7 +34,7 @@ func newCluster(t *testing.T, args ...string) *cluster {
 	c := &cluster{}
 	var routes []string
 	for i := range 3 {
-		listen := freeAddress(t)
+		listen := bustest.FreeAddress(t)
 		routes = append(routes, "nats://"+listen)
 		dir := t.TempDir()
 		c.nodes = append(c.nodes, &node{
@@ -40,7 +42,7 @@ func newCluster(t *testing.T, args ...string) *cluster {
 			cluster: listen,
 			dir:     dir,
 			args: append([]string{
-				"--listen", freeAddress(t),
+				"--listen", bustest.FreeAddress(t),
 				"--node-name", fmt.Sprint("node", i),
 				"--cluster-listen", listen,
 				"--data-dir", dir,
@@ -63,7 +65,7 @@ func newFileCluster(t *testing.T, args ...string) *cluster {
 	}
 	for _, n := range c.nodes {
 		file := writeFile(t, "nats-server.conf", fmt.Sprintf("cluster {name: c, listen: %q, routes: [%s]}", n.cluster, strings.Join(routes, ", ")))
-		n.args = append([]string{"--listen", freeAddress(t), "--name", n.name, "--nats-config", file, "--data-dir", n.dir, "--replicas", "3"}, args...)
+		n.args = append([]string{"--listen", bustest.FreeAddress(t), "--name", n.name, "--nats-config", file, "--data-dir", n.dir, "--replicas", "3"}, args...)
 	}
 	return c
 }

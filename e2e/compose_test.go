@@ -15,6 +15,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"kvbus/bus"
+	"kvbus/bus/bustest"
 )
 
 // A composition is what docker-compose.yml says.
@@ -56,7 +57,7 @@ func TestCompose(t *testing.T) {
 		case s.PullPolicy != "never":
 			t.Errorf("%s would pull the image", name)
 		}
-		routes = append(routes, name+":6222", freeAddress(t))
+		routes = append(routes, name+":6222", bustest.FreeAddress(t))
 	}
 	if len(builders) != 1 {
 		t.Errorf("the image is built by %v; want one service", builders)
@@ -77,7 +78,7 @@ func TestCompose(t *testing.T) {
 		ports[strings.Join(service.Ports, "")], volumes[volume] = true, true
 
 		dir := t.TempDir()
-		args := strings.NewReplacer("0.0.0.0:4222", freeAddress(t), "/data", dir).Replace(strings.Join(imageCommand(t), "\n"))
+		args := strings.NewReplacer("0.0.0.0:4222", bustest.FreeAddress(t), "/data", dir).Replace(strings.Join(imageCommand(t), "\n"))
 		var environ []string
 		for key, value := range service.Environment {
 			value = strings.Replace(value, "0.0.0.0:6222", routes[2*i+1], 1)

@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"kvbus/bus"
+	"kvbus/bus/bustest"
 	"kvbus/kv"
 )
 
@@ -53,7 +54,7 @@ func fill(t *testing.T, filler string, size int) {
 // is room again.
 func TestFullDisk(t *testing.T) {
 	t.Parallel()
-	w, filler := serveOnDisk(t, "--listen", freeAddress(t))
+	w, filler := serveOnDisk(t, "--listen", bustest.FreeAddress(t))
 	w.url = w.awaitLog(t, "serving").text("listen")
 	nc := connect(t, w.url, nats.MaxReconnects(-1))
 	fill(t, filler, diskSize-6<<20)

@@ -8,6 +8,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"kvbus/bus"
+	"kvbus/bus/bustest"
 )
 
 // The server is killed and started again: a worker goes on with what it has.
@@ -69,7 +70,7 @@ func TestWorkerWaitsForServer(t *testing.T) {
 
 func TestWorkerStopsWhileItWaits(t *testing.T) {
 	t.Parallel()
-	w := startWorker(t, nil, "--nats-url", "nats://"+freeAddress(t))
+	w := startWorker(t, nil, "--nats-url", "nats://"+bustest.FreeAddress(t))
 	w.awaitLog(t, "waiting for NATS")
 	w.terminate(t)
 }

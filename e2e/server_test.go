@@ -3,15 +3,14 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
-	"net"
 	"net/http"
-	"os"
 	"regexp"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
+
+	"kvbus/bus/bustest"
 )
 
 // A server is a nats-server in a process of its own. It can be killed and
@@ -28,7 +27,7 @@ type server struct {
 // is added.
 func newServer(t *testing.T, config string) *server {
 	t.Helper()
-	address := freeAddress(t)
+	address := bustest.FreeAddress(t)
 	text := fmt.Sprintf("listen: %q\nhttp: \"127.0.0.1:-1\"\n%s\n", address, config)
 	return &server{
 		address: address,
@@ -63,28 +62,6 @@ func monitorURL(t *testing.T, log string) string {
 		t.Fatalf("nats-server does not say where its monitoring is:\n%s", log)
 	}
 	return "http://" + found[1]
-}
-
-// freePorts counts the ports that were tried; no two tests try the same one.
-var freePorts atomic.Uint32
-
-// freeAddress returns a loopback address that nobody listens on now, for those
-// who must know it before they listen, or again later. Its port is below those
-// that the system gives to who asks for any. Which comes first depends on the
-// process: another one may run the same tests.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	const first, count = 20_000, 12_000
-	for range 100 {
-		port := first + (uint32(os.Getpid())*101+freePorts.Add(1))%count
-		address := fmt.Sprintf("127.0.0.1:%d", port)
-		if listener, err := net.Listen("tcp", address); err == nil {
-			listener.Close()
-			return address
-		}
-	}
-	t.Fatal("no free port")
-	return ""
 }
 
 // awaitSubscriber waits until a server has a subscriber to events that was not

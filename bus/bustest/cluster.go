@@ -2,9 +2,9 @@ package bustest
 
 import (
 	"fmt"
-	"net"
 	"net/url"
 	"path/filepath"
+	"strconv"
 	"testing"
 	"time"
 
@@ -17,20 +17,16 @@ func StartCluster(tb testing.TB, opts server.Options) []*server.Server {
 	tb.Helper()
 	const size = 3
 	var routes []*url.URL
-	var ports []int
 	for range size {
-		listener, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			tb.Fatal(err)
-		}
-		defer listener.Close()
-		ports = append(ports, listener.Addr().(*net.TCPAddr).Port)
-		routes = append(routes, &url.URL{Scheme: "nats", Host: listener.Addr().String()})
-		listener.Close()
+		routes = append(routes, &url.URL{Scheme: "nats", Host: FreeAddress(tb)})
 	}
 	dir := tb.TempDir()
 	var servers []*server.Server
-	for i, port := range ports {
+	for i, route := range routes {
+		port, err := strconv.Atoi(route.Port())
+		if err != nil {
+			tb.Fatal(err)
+		}
 		o := *opts.Clone()
 		o.ServerName = fmt.Sprint("server-", i)
 		o.JetStream, o.StoreDir = true, filepath.Join(dir, o.ServerName)

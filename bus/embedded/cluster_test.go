@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
-	"net"
 	"slices"
 	"strings"
 	"testing"
@@ -14,6 +12,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"kvbus/bus/bustest"
 	"kvbus/bus/embedded"
 )
 
@@ -30,7 +29,7 @@ func cluster(t *testing.T, size int) []*node {
 	var routes []string
 	nodes := make([]*node, size)
 	for i := range nodes {
-		listen := freeAddress(t)
+		listen := bustest.FreeAddress(t)
 		routes = append(routes, "nats://"+listen)
 		log := record(slog.LevelInfo)
 		nodes[i] = &node{log: log, opts: embedded.Options{
@@ -45,21 +44,6 @@ func cluster(t *testing.T, size int) []*node {
 		n.opts.Cluster.Routes = routes
 	}
 	return nodes
-}
-
-// freeAddress is one that nobody listens on. It is below the ports from which
-// connections go out, or one of those might take it meanwhile.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	for range 100 {
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 12000+rand.IntN(18000)))
-		if err == nil {
-			defer l.Close()
-			return l.Addr().String()
-		}
-	}
-	t.Fatal("no free port")
-	return ""
 }
 
 func (n *node) start(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"kvbus/bus/bustest"
 	"kvbus/bus/embedded"
 )
 
@@ -91,7 +92,7 @@ func TestLocalSubjectsOfAccounts(t *testing.T) {
 		`accounts {A {users: [{user: a, password: a}]}, B {users: [{user: b, password: b}]}}`:                    false,
 	} {
 		s := start(t, embedded.Options{ConfigFile: writeFile(t, "nats-server.conf", file), Listen: "127.0.0.1:0", ServerName: "n", Cluster: embedded.Cluster{
-			Name: "c", Listen: freeAddress(t), Local: []string{"ask.>"},
+			Name: "c", Listen: bustest.FreeAddress(t), Local: []string{"ask.>"},
 		}})
 		if s.Local() != want {
 			t.Errorf("%s: subjects are kept: %v", file, s.Local())
