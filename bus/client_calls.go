@@ -311,7 +311,7 @@ func (c *calls) refused(err error) {
 	case subject == c.sub.Subject:
 		c.inboxErr, c.inboxOn = err, number
 		for _, one := range c.pending {
-			one.fail(fmt.Errorf("%w: %w", errNoInbox, err))
+			one.fail(fmt.Errorf("%w: %w", ErrNoInbox, err))
 		}
 	}
 }

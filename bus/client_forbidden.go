@@ -15,8 +15,9 @@ import (
 // the connection do not let through. Nothing was done.
 var ErrForbidden = fmt.Errorf("%w: forbidden", kv.ErrUnavailable)
 
-// errNoInbox is the failure of calls whose answers can't be received.
-var errNoInbox = errors.New("the answer can't be received: its subject is forbidden (see nats.CustomInboxPrefix, or --inbox-prefix)")
+// ErrNoInbox: the permissions of the connection do not let answers through; see
+// [nats.CustomInboxPrefix]. A read that ends with it ends with [ErrForbidden] as well.
+var ErrNoInbox = errors.New("the answer can't be received: its subject is forbidden")
 
 func forbidden(err error) error { return fmt.Errorf("%w: %w", ErrForbidden, err) }
 

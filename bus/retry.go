@@ -61,7 +61,7 @@ func (d *doubt) add(start time.Time, cause error) {
 
 // mayRetry reports whether a request that was not answered may be sent again.
 func (c *Client) mayRetry(r *request, err error, d *doubt) bool {
-	for _, lasting := range []error{kv.ErrClosed, ErrForbidden, errNoInbox, kv.ErrValueTooLarge, kv.ErrInternal} {
+	for _, lasting := range []error{kv.ErrClosed, ErrForbidden, ErrNoInbox, kv.ErrValueTooLarge, kv.ErrInternal} {
 		if errors.Is(err, lasting) {
 			return false
 		}
@@ -117,7 +117,7 @@ func giveUp(ctx context.Context, r *request, err error, d *doubt) error {
 // readError is the error of a request that changes nothing, whatever came of it.
 func readError(subject string, err error) error {
 	switch {
-	case errors.Is(err, errNoInbox):
+	case errors.Is(err, ErrNoInbox):
 		return forbidden(err)
 	case errors.Is(err, errLost):
 		return fmt.Errorf("%w: %s: %w", kv.ErrUnavailable, subject, err)

@@ -120,7 +120,7 @@ func (a *app) watch(ctx context.Context, cfg config.Config, opts bus.FollowOptio
 	last, _ := opts.Start.Revision()
 	for change, err := range client.Follow(ctx, opts) {
 		if err != nil {
-			return unlessInterrupted(ctx, explainLoss(err, last))
+			return unlessInterrupted(ctx, explain(err, last))
 		}
 		if err := writeChange(a.stdout, change); errors.Is(err, syscall.EPIPE) {
 			return nil
@@ -140,12 +140,16 @@ func unlessInterrupted(ctx context.Context, err error) error {
 	return err
 }
 
-// explainLoss adds what to do about changes that can't be had any more.
-func explainLoss(err error, last uint64) error {
-	if !errors.Is(err, kv.ErrCompacted) {
+// explain adds what to do about changes that can't be had any more, or not at all.
+func explain(err error, last uint64) error {
+	switch {
+	case errors.Is(err, kv.ErrCompacted):
+		return fmt.Errorf("the service does not hold all changes after revision %d: %w\nBegin anew with --state, which prints the keys that are there first", last, err)
+	case errors.Is(err, bus.ErrNoInbox):
+		return fmt.Errorf("%w\nWho may get answers below one prefix only names it with --inbox-prefix", err)
+	default:
 		return err
 	}
-	return fmt.Errorf("the service does not hold all changes after revision %d: %w\nBegin anew with --state, which prints the keys that are there first", last, err)
 }
 
 // logNotice tells people what the watch does about its troubles.

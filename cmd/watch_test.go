@@ -77,13 +77,16 @@ func TestWatchInterruptedWhileItWaits(t *testing.T) {
 	}
 }
 
-func TestLossIsExplained(t *testing.T) {
+func TestErrorsAreExplained(t *testing.T) {
 	t.Parallel()
-	err := explainLoss(fmt.Errorf("replay: %w", kv.ErrCompacted), 41)
+	err := explain(fmt.Errorf("replay: %w", kv.ErrCompacted), 41)
 	if !errors.Is(err, kv.ErrCompacted) || !strings.Contains(err.Error(), "after revision 41") || !strings.Contains(err.Error(), "--state") {
 		t.Errorf("the error is %v", err)
 	}
-	if err := explainLoss(kv.ErrClosed, 41); !errors.Is(err, kv.ErrClosed) || strings.Contains(err.Error(), "41") {
+	if err := explain(fmt.Errorf("watch: %w", bus.ErrNoInbox), 41); !errors.Is(err, bus.ErrNoInbox) || !strings.Contains(err.Error(), "--inbox-prefix") {
+		t.Errorf("without an inbox the error is %v", err)
+	}
+	if err := explain(kv.ErrClosed, 41); !errors.Is(err, kv.ErrClosed) || strings.Contains(err.Error(), "41") {
 		t.Errorf("another error is %v", err)
 	}
 }
