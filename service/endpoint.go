@@ -145,19 +145,6 @@ func (e *endpoint) receive(m *nats.Msg) {
 	_ = e.lane.sendLast(m, new(bus.Encoder).Error(err)) // in the log
 }
 
-// end stops to take requests, by a drain or by an end of the subscription. Those
-// that were taken are in the queue when ended says so.
-func (e *endpoint) end(by func(*nats.Subscription) error, ended *sync.WaitGroup) {
-	for _, sub := range e.subs {
-		ended.Add(1)
-		done := sync.OnceFunc(ended.Done)
-		sub.SetClosedHandler(func(string) { done() })
-		if err := by(sub); err != nil {
-			done() // the connection is closed, and the subscription with it
-		}
-	}
-}
-
 // drop ends a drain. What has not reached the queue was not taken.
 func (e *endpoint) drop() {
 	for _, sub := range e.subs {

@@ -95,14 +95,7 @@ func (r *Relay) Stop(ctx context.Context) {
 
 func (r *Relay) drain(ctx context.Context) error {
 	var taken sync.WaitGroup
-	for _, sub := range r.requests {
-		taken.Add(1)
-		done := sync.OnceFunc(taken.Done)
-		sub.SetClosedHandler(func(string) { done() })
-		if err := sub.Drain(); err != nil {
-			done() // the connection is lost, and the subscription with it
-		}
-	}
+	endAll(r.requests, (*nats.Subscription).Drain, &taken)
 	passed := make(chan struct{})
 	go func() { taken.Wait(); close(passed) }()
 	select {

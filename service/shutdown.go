@@ -29,7 +29,7 @@ func (s *Service) Stop(ctx context.Context) error {
 	}
 	var drained sync.WaitGroup
 	for _, e := range s.discovery.endpoints {
-		e.end(end, &drained)
+		endAll(e.subs, end, &drained)
 	}
 	done := make(chan struct{})
 	go func() {
@@ -98,5 +98,18 @@ func whileConnected(ctx context.Context, nc *nats.Conn) (connected context.Conte
 	return connected, func() {
 		cancel()
 		watch.Wait()
+	}
+}
+
+// endAll ends subscriptions, by a drain or at once. What they have taken is handled when
+// ended says so.
+func endAll(subs []*nats.Subscription, by func(*nats.Subscription) error, ended *sync.WaitGroup) {
+	for _, sub := range subs {
+		ended.Add(1)
+		done := sync.OnceFunc(ended.Done)
+		sub.SetClosedHandler(func(string) { done() })
+		if err := by(sub); err != nil {
+			done() // the connection is closed, and the subscription with it
+		}
 	}
 }
