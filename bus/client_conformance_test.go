@@ -31,7 +31,7 @@ func startBus(t testing.TB, s *server.Server, store kv.Store, opts service.Optio
 	t.Helper()
 	bridge := watchbridge.Start(store, watchbridge.Options{
 		Dial: func(context.Context) (*nats.Conn, error) {
-			return nats.Connect("", nats.InProcessServer(s), nats.NoReconnect())
+			return bustest.Dial("", nats.InProcessServer(s), nats.NoReconnect())
 		},
 		Subjects:       opts.Subjects,
 		BurstHeartbeat: 20 * time.Millisecond,
@@ -78,7 +78,7 @@ func runConformance(t *testing.T, open func(t testing.TB, s *server.Server, opts
 		Open: func(t testing.TB, opts kvtest.Options) kv.Store {
 			s := startBusServer(t, serverOpts(t))
 			startBus(t, s, open(t, s, opts), service.Options{Subjects: defaultSubjects(t)})
-			return newClient(t, bustest.Connect(t, s), bus.ClientOptions{Timeout: 3 * time.Second})
+			return newClient(t, bustest.Connect(t, s), bus.ClientOptions{Timeout: 12 * time.Second})
 		},
 		NoSetLimits: true,
 		NoSweep:     true,
@@ -94,7 +94,7 @@ func TestClientConformance(t *testing.T) {
 	})
 	t.Run("replicated", func(t *testing.T) {
 		runConformance(t, func(t testing.TB, s *server.Server, opts kvtest.Options) kv.Store {
-			return openReplicated(t, s, replicated.Options{Limits: opts.Limits, ReplayEvents: opts.ReplayEvents, Timeout: 2 * time.Second})
+			return openReplicated(t, s, replicated.Options{Limits: opts.Limits, ReplayEvents: opts.ReplayEvents, Timeout: 8 * time.Second})
 		}, jetStream)
 	})
 }

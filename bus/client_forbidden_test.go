@@ -154,7 +154,7 @@ func TestEventsForbiddenLater(t *testing.T) {
 			s := startBusServer(t, server.Options{CustomClientAuthentication: u})
 			startBus(t, s, memory.New(memory.Options{}), service.Options{})
 			proxy := bustest.StartProxy(t, s.Addr().String())
-			nc, err := nats.Connect(proxy.URL(), append(reconnecting(), nats.ErrorHandler(quiet))...)
+			nc, err := bustest.Dial(proxy.URL(), append(reconnecting(), nats.ErrorHandler(quiet))...)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -198,7 +198,7 @@ func TestEventsForbiddenLater(t *testing.T) {
 func TestForbiddenAge(t *testing.T) {
 	s := guardedBus(t)
 	proxy := bustest.StartProxy(t, s.Addr().String())
-	nc, err := nats.Connect(proxy.URL(), append(reconnecting(), nats.UserInfo("app", "secret"), nats.CustomInboxPrefix("_INBOX.app"), nats.ErrorHandler(quiet))...)
+	nc, err := bustest.Dial(proxy.URL(), append(reconnecting(), nats.UserInfo("app", "secret"), nats.CustomInboxPrefix("_INBOX.app"), nats.ErrorHandler(quiet))...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -56,10 +56,18 @@ func serveScript(t *testing.T, s *server.Server, answer func(n int, m *nats.Msg,
 	return script
 }
 
-// received returns the requests that came so far.
-func (s *scripted) received(t *testing.T) []*nats.Msg {
+// received returns the requests that came so far, once there are so many.
+func (s *scripted) received(t *testing.T, atLeast int) []*nats.Msg {
 	t.Helper()
 	var all []*nats.Msg
+	for late := time.After(watchPatience); len(all) < atLeast; {
+		select {
+		case m := <-s.requests:
+			all = append(all, m)
+		case <-late:
+			t.Fatalf("%d requests came, want %d", len(all), atLeast)
+		}
+	}
 	for {
 		select {
 		case m := <-s.requests:
@@ -275,7 +283,7 @@ func clusterClients(t *testing.T, s *server.Server, url string, opts ...nats.Opt
 	}
 	var clients []kv.Store
 	for range 3 {
-		nc, err := nats.Connect(url, opts...)
+		nc, err := bustest.Dial(url, opts...)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -323,7 +331,7 @@ func TestClientAnswerOverItsLimit(t *testing.T) {
 	nc := bustest.Connect(t, s)
 	_, err := newClient(t, nc, bus.ClientOptions{MaxAnswerBytes: 5000}).Scan(t.Context(), kv.Query{})
 	wantError(t, "an answer over the limit", err, kv.ErrValueTooLarge)
-	if n := len(script.received(t)); n != 1 {
+	if n := len(script.received(t, 1)); n != 1 {
 		t.Errorf("it was asked for %d times", n)
 	}
 	if page, err := newClient(t, nc, bus.ClientOptions{MaxAnswerBytes: 50_000}).Scan(t.Context(), kv.Query{}); err != nil || len(page.Entries) != 10 {
@@ -353,7 +361,7 @@ func TestClientCallsBeyondMaxCallsWait(t *testing.T) {
 		ended <- err
 	}()
 	<-script.requests
-	_, err := h.Set(within(t, 50*time.Millisecond), "second", "")
+	_, err := h.Set(within(t, time.Second), "second", "")
 	wantError(t, "a call that never had its turn", err, kv.ErrOverloaded, context.DeadlineExceeded)
 	cancel()
 	wantError(t, "a call that was cancelled", <-ended, kv.ErrTimeout, context.Canceled)

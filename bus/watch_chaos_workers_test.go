@@ -50,7 +50,7 @@ func (w *sharedWorker) start(t testing.TB) {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*watchPatience)
 	defer cancel()
 	var err error
-	if w.nc, err = nats.Connect(w.proxy.URL(), append(reconnecting(), nats.ReconnectBufSize(-1))...); err != nil {
+	if w.nc, err = bustest.Dial(w.proxy.URL(), append(reconnecting(), nats.ReconnectBufSize(-1))...); err != nil {
 		t.Fatal(err)
 	}
 	opts := replicated.Options{Replicas: w.replicas, ReplayEvents: 1 << 22, ReplayBytes: 4 << 30, Cursor: watchbridge.Cursor, Timeout: 2 * time.Second}
@@ -60,7 +60,7 @@ func (w *sharedWorker) start(t testing.TB) {
 	subjects := defaultSubjects(t)
 	w.bridge = watchbridge.Start(w.store, watchbridge.Options{
 		Dial: func(context.Context) (*nats.Conn, error) {
-			return nats.Connect(w.proxy.URL(), nats.NoReconnect())
+			return bustest.Dial(w.proxy.URL(), nats.NoReconnect())
 		},
 		Subjects:       subjects,
 		BurstHeartbeat: 20 * time.Millisecond,
@@ -237,10 +237,7 @@ func chaosOfWorkers(t *testing.T, servers []*server.Server, workers []*sharedWor
 	}
 	total := 0
 	for _, w := range all {
-		replay, err := workers[0].store.Replay(t.Context(), kv.ReplayQuery{
-			Prefix: w.opts.Prefix, Filter: w.opts.Filter,
-			ReadOptions: kv.ReadOptions{Consistency: kv.Linearizable},
-		})
+		replay, err := last.Store().Replay(t.Context(), kv.ReplayQuery{Prefix: w.opts.Prefix, Filter: w.opts.Filter})
 		if err != nil {
 			t.Fatal(err)
 		}

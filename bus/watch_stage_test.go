@@ -71,7 +71,7 @@ func (st *watchStage) startWorker(t testing.TB, opts memory.Options, beat time.D
 	}
 	w.bridge = watchbridge.Start(w.store, watchbridge.Options{
 		Dial: func(context.Context) (*nats.Conn, error) {
-			return nats.Connect(st.workerProxy.URL(), nats.NoReconnect())
+			return bustest.Dial(st.workerProxy.URL(), nats.NoReconnect())
 		},
 		Subjects:       st.subjects,
 		BurstHeartbeat: beat,
@@ -84,7 +84,7 @@ func (st *watchStage) startWorker(t testing.TB, opts memory.Options, beat time.D
 func (w *testWorker) serve(t testing.TB, st *watchStage) {
 	t.Helper()
 	var err error
-	if w.nc, err = nats.Connect(st.workerProxy.URL(), reconnecting()...); err != nil {
+	if w.nc, err = bustest.Dial(st.workerProxy.URL(), reconnecting()...); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(w.nc.Close)
@@ -136,7 +136,7 @@ func quick(opts bus.FollowOptions) bus.FollowOptions {
 // client connects through the proxy.
 func (st *watchStage) client(t testing.TB, opts ...nats.Option) *bus.Client {
 	t.Helper()
-	nc, err := nats.Connect(st.proxy.URL(), append(reconnecting(), opts...)...)
+	nc, err := bustest.Dial(st.proxy.URL(), append(reconnecting(), opts...)...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,27 +13,14 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"kvbus/bus"
+	"kvbus/bus/bustest"
 	"kvbus/kv"
 )
 
 // connect starts a NATS server for the test and connects to it over TCP.
 func connect(t *testing.T) *nats.Conn {
 	t.Helper()
-	srv, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, NoSigs: true, NoLog: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	srv.Start()
-	t.Cleanup(func() { srv.Shutdown(); srv.WaitForShutdown() })
-	if !srv.ReadyForConnections(10 * time.Second) {
-		t.Fatal("the server does not start")
-	}
-	nc, err := nats.Connect(srv.ClientURL())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(nc.Close)
-	return nc
+	return bustest.Connect(t, bustest.StartServer(t, server.Options{}))
 }
 
 // trip sends a message over the wire and returns it as it arrives.

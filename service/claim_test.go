@@ -193,7 +193,7 @@ func TestWorkersMeetLater(t *testing.T) {
 		store := memory.New(memory.Options{})
 		defer store.Close()
 		proxy := bustest.StartProxy(t, s.Addr().String())
-		nc, err := nats.Connect(proxy.URL(), nats.MaxReconnects(-1), nats.ReconnectWait(time.Millisecond))
+		nc, err := bustest.Dial(proxy.URL(), nats.MaxReconnects(-1), nats.ReconnectWait(time.Millisecond))
 		if err != nil {
 			t.Fatal(err)
 		}

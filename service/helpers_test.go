@@ -161,7 +161,7 @@ func endpoint(t *testing.T, stats micro.Stats, name string) *micro.EndpointStats
 func throughProxy(t *testing.T, s *server.Server) (nc *nats.Conn, lose func()) {
 	t.Helper()
 	proxy := bustest.StartProxy(t, s.Addr().String())
-	nc, err := nats.Connect(proxy.URL(), nats.MaxReconnects(-1), nats.ReconnectWait(time.Millisecond))
+	nc, err := bustest.Dial(proxy.URL(), nats.MaxReconnects(-1), nats.ReconnectWait(time.Millisecond))
 	if err != nil {
 		t.Fatal(err)
 	}

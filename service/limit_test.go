@@ -53,7 +53,7 @@ func TestLoweredLimitIsLogged(t *testing.T) {
 	smaller := bustest.StartServer(t, server.Options{MaxPayload: 32 << 10})
 	large := bustest.StartServer(t, server.Options{MaxPayload: 1 << 20})
 	proxy := bustest.StartProxy(t, small.Addr().String())
-	nc, err := nats.Connect(proxy.URL(), nats.MaxReconnects(-1), nats.ReconnectWait(time.Millisecond))
+	nc, err := bustest.Dial(proxy.URL(), nats.MaxReconnects(-1), nats.ReconnectWait(time.Millisecond))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -52,7 +52,7 @@ func start(t *testing.T, opts memory.Options) *stage {
 	}
 	st.bridge = watchbridge.Start(st.store, watchbridge.Options{
 		Dial: func(context.Context) (*nats.Conn, error) {
-			return nats.Connect(st.proxy.URL(), nats.NoReconnect())
+			return bustest.Dial(st.proxy.URL(), nats.NoReconnect())
 		},
 		Subjects: subjects,
 	})
@@ -164,7 +164,7 @@ func TestBrokenAtOnce(t *testing.T) {
 	defer store.Close()
 	dials := make(chan struct{}, 1)
 	watchbridge.Start(store, watchbridge.Options{Dial: func(context.Context) (*nats.Conn, error) {
-		nc, err := nats.Connect(s.ClientURL(), nats.NoReconnect())
+		nc, err := bustest.Dial(s.ClientURL(), nats.NoReconnect())
 		if err == nil {
 			nc.Close()
 		}
@@ -271,7 +271,7 @@ func TestConnectionsInVain(t *testing.T) {
 			case <-ctx.Done():
 				return nil, ctx.Err()
 			}
-			nc, err := nats.Connect(s.ClientURL(), nats.NoReconnect())
+			nc, err := bustest.Dial(s.ClientURL(), nats.NoReconnect())
 			if err == nil {
 				nc.Close()
 			}

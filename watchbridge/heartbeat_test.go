@@ -24,7 +24,7 @@ func beating(t *testing.T, s *server.Server, source watchbridge.Source, burst, i
 		t.Fatal(err)
 	}
 	bridge := watchbridge.Start(source, watchbridge.Options{
-		Dial:           func(context.Context) (*nats.Conn, error) { return nats.Connect(s.ClientURL(), nats.NoReconnect()) },
+		Dial:           func(context.Context) (*nats.Conn, error) { return bustest.Dial(s.ClientURL(), nats.NoReconnect()) },
 		Subjects:       subjects,
 		BurstHeartbeat: burst,
 		IdleHeartbeat:  idle,
@@ -120,23 +120,24 @@ func TestHeartbeatFollowsTheEvents(t *testing.T) {
 func TestAnotherLifeHasAnotherEpoch(t *testing.T) {
 	s := bustest.StartServer(t, server.Options{})
 	beats := listen(t, s, "kv.revision")
-	var epochs []string
+	epoch := ""
 	for range 2 {
 		store := memory.New(memory.Options{})
 		bridge := beating(t, s, store, time.Millisecond, time.Hour)
 		if _, err := kv.Of(store).Set(t.Context(), "key", ""); err != nil {
 			t.Fatal(err)
 		}
-		epochs = append(epochs, awaitBeat(t, beats, 1).Epoch)
+		beat := awaitBeat(t, beats, 1)
+		for beat.Epoch == epoch { // the first life may have told it twice
+			beat = awaitBeat(t, beats, 1)
+		}
+		epoch = beat.Epoch
 		store.Close()
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		if err := bridge.Wait(ctx); err != nil {
 			t.Error(err)
 		}
 		cancel()
-	}
-	if epochs[0] == epochs[1] {
-		t.Errorf("two lives have the epoch %q", epochs[0])
 	}
 }
 
@@ -209,6 +210,7 @@ func TestWorkersShareTheHeartbeat(t *testing.T) {
 	stores[1].Close()
 	const count = 10
 	begin := time.Now()
+	beats = listen(t, s, "kv.revision") // those that wait in the other one are from before
 	for range count {
 		if beat := nextBeat(t, beats); beat.Revision != 7 {
 			t.Fatalf("a heartbeat tells of revision %d; want 7", beat.Revision)

@@ -234,6 +234,7 @@ func (l slowLog) History(ctx context.Context, sequence uint64) iter.Seq2[iter.Se
 // A publisher that is busy with the past for longer than JetStream waits for a
 // silent one stays the publisher.
 func TestBusyPublisherStays(t *testing.T) {
+	silence := longestPause(t)
 	sc := setScene(t)
 	slow := openLog(t, sc.server, holdsLittle)
 	bridge := publish(t, slowLog{slow, 4 * time.Second}, sc.server.ClientURL())
@@ -260,7 +261,11 @@ func TestBusyPublisherStays(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if repeated := sc.check(t); repeated > 0 {
+	repeated := sc.check(t)
+	if pause := silence(); pause > time.Second {
+		t.Skipf("the machine has paused for %v: another worker may well have taken over", pause)
+	}
+	if repeated > 0 {
 		t.Errorf("%d events came twice", repeated)
 	}
 	if stats := other.Stats(); stats.Published > 0 {

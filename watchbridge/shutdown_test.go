@@ -9,6 +9,7 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"kvbus/bus/bustest"
 	"kvbus/kv"
@@ -67,7 +68,7 @@ func TestWaitForServer(t *testing.T) {
 }
 
 func TestWaitCountsWhatIsNotPublished(t *testing.T) {
-	for name, patience := range map[string]time.Duration{"after a while": 20 * time.Millisecond, "at once": 0} {
+	for name, patience := range map[string]time.Duration{"after a while": time.Second, "at once": 0} {
 		t.Run(name, func(t *testing.T) {
 			st := start(t, memory.Options{ReplayEvents: 10})
 			st.set(t, "k", "heard")
@@ -85,6 +86,23 @@ func TestWaitCountsWhatIsNotPublished(t *testing.T) {
 			}
 		})
 	}
+}
+
+// awaitPulls waits until JetStream has heard of so many workers that would publish.
+func awaitPulls(t *testing.T, s *server.Server, log watchbridge.Log, workers int) {
+	t.Helper()
+	js, err := jetstream.New(bustest.Connect(t, s))
+	if err != nil {
+		t.Fatal(err)
+	}
+	consumer, err := js.Consumer(t.Context(), log.Stream(), watchbridge.Cursor)
+	if err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, func() bool {
+		info, err := consumer.Info(t.Context())
+		return err == nil && info.NumWaiting >= workers
+	})
 }
 
 // Of workers that share a store, the one that publishes waits for the server
@@ -108,9 +126,10 @@ func TestElectedWithoutServer(t *testing.T) {
 			}
 			set()
 			waitFor(t, func() bool { return publishing.bridge.Stats().Revision == 1 })
-			waiting := startPublisher(t, s, proxy.URL())
 			set()
 			waitFor(t, func() bool { return publishing.bridge.Stats().Revision == 2 })
+			waiting := startPublisher(t, s, proxy.URL())
+			awaitPulls(t, s, publishing.store, 2)
 			proxy.Redirect("127.0.0.1:1") // nobody is there
 			for range test.unheard {
 				set()

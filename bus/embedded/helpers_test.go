@@ -62,7 +62,7 @@ func refused(t *testing.T, opts embedded.Options) error {
 
 func inProcess(t *testing.T, s *embedded.Server, opts ...nats.Option) *nats.Conn {
 	t.Helper()
-	nc, err := s.Connect(append(opts, quiet)...)
+	nc, err := s.Connect(append(opts, quiet, nats.Timeout(patience))...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,7 +72,7 @@ func inProcess(t *testing.T, s *embedded.Server, opts ...nats.Option) *nats.Conn
 
 func overTCP(t *testing.T, s *embedded.Server, opts ...nats.Option) *nats.Conn {
 	t.Helper()
-	nc, err := nats.Connect(s.ClientURL(), append(opts, quiet)...)
+	nc, err := nats.Connect(s.ClientURL(), append(opts, quiet, nats.Timeout(patience))...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -24,7 +24,7 @@ func newEnv(t testing.TB, cfg Config) *env {
 		cfg.ExpiryBound = 10 * time.Millisecond
 	}
 	if cfg.Patience == 0 {
-		cfg.Patience = 10 * time.Second
+		cfg.Patience = 30 * time.Second
 	}
 	return &env{t, cfg}
 }

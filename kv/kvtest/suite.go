@@ -36,7 +36,7 @@ type Config struct {
 	// ExpiryBound is how long after its deadline an entry expires, by the time
 	// of the event, on a machine that is not overloaded; 10ms if zero.
 	ExpiryBound time.Duration
-	// Patience is how long the suite waits for what must come; 10s if zero.
+	// Patience is how long the suite waits for what must come; 30s if zero.
 	Patience time.Duration
 }
 

@@ -36,7 +36,7 @@ func open(tb testing.TB, s *server.Server, opts replicated.Options) *replicated.
 func openThrough(tb testing.TB, s *server.Server, opts replicated.Options) (*replicated.Store, *bustest.Proxy) {
 	tb.Helper()
 	proxy := bustest.StartProxy(tb, s.Addr().String())
-	nc, err := nats.Connect(proxy.URL(), nats.MaxReconnects(-1), nats.ReconnectWait(time.Millisecond), nats.ReconnectJitter(0, 0), nats.ReconnectBufSize(-1))
+	nc, err := bustest.Dial(proxy.URL(), nats.MaxReconnects(-1), nats.ReconnectWait(time.Millisecond), nats.ReconnectJitter(0, 0), nats.ReconnectBufSize(-1))
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -57,7 +57,7 @@ func TestConformance(t *testing.T) {
 			return open(t, startServer(t), replicated.Options{
 				Limits:       opts.Limits,
 				ReplayEvents: opts.ReplayEvents,
-				Timeout:      2 * time.Second,
+				Timeout:      8 * time.Second,
 			})
 		},
 	})
