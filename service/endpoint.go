@@ -190,17 +190,18 @@ func (l *lane) rescue(r request) {
 	l.finish(r, new(bus.Encoder).Error(err), err)
 }
 
-// finish sends the answer to a request, which tells of err unless that is nil,
-// and counts it.
+// finish counts a request and sends the answer, which tells of err unless that is
+// nil. Who has the answer finds it counted.
 func (l *lane) finish(r request, answer *nats.Msg, err error) {
+	r.endpoint.stats.answered(time.Since(r.start), err)
 	if sendErr := l.sendLast(r.msg, answer); err == nil && errors.Is(sendErr, kv.ErrValueTooLarge) {
 		err = sendErr
+		r.endpoint.stats.failed(err)
 		_ = l.sendLast(r.msg, new(bus.Encoder).Error(err)) // in the log
 	}
 	if err != nil && bus.FailureOf(err).Name == bus.FailureOf(kv.ErrInternal).Name {
 		l.logger.Error("request failed", "subject", r.msg.Subject, "error", err)
 	}
-	r.endpoint.stats.answered(time.Since(r.start), err)
 	l.queue.release(r)
 }
 

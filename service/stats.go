@@ -27,12 +27,17 @@ func (s *stats) answered(processing time.Duration, err error) {
 	s.requests.Add(1)
 	s.processing.Add(int64(processing))
 	if err != nil {
-		failure := bus.FailureOf(err)
-		s.errors.Add(1)
-		s.mu.Lock()
-		s.lastError = failure.Code + ":" + failure.Description
-		s.mu.Unlock()
+		s.failed(err)
 	}
+}
+
+// failed counts the error of a request that was counted already.
+func (s *stats) failed(err error) {
+	failure := bus.FailureOf(err)
+	s.errors.Add(1)
+	s.mu.Lock()
+	s.lastError = failure.Code + ":" + failure.Description
+	s.mu.Unlock()
 }
 
 func (s *stats) snapshot() micro.EndpointStats {
