@@ -28,8 +28,12 @@ import (
 const shutdownTimeout = 5 * time.Second
 
 // recheckInterval is how often a worker looks for others on its prefix: two may
-// have started while their servers had lost each other.
-const recheckInterval = 30 * time.Second
+// have started while their servers had lost each other. The first time comes
+// earlyRecheck after it has connected, as it may be an answer that was late.
+const (
+	recheckInterval = 30 * time.Second
+	earlyRecheck    = 2 * time.Second
+)
 
 // A worker is everything that kvbus serve runs, from the server, if it has one
 // of its own, up to the service. Parts that were not started are nil.
@@ -279,12 +283,14 @@ func (w *worker) openStore(ctx context.Context) (kv.Store, error) {
 // recheck lets the service look at the server, and at the claim on the prefix,
 // each time the connection came back, and now and then.
 func (w *worker) recheck(ctx context.Context, reconnected <-chan struct{}) {
-	ticker := time.NewTicker(recheckInterval)
-	defer ticker.Stop()
+	timer := time.NewTimer(earlyRecheck)
+	defer timer.Stop()
 	for {
 		select {
 		case <-reconnected:
-		case <-ticker.C:
+			timer.Reset(earlyRecheck)
+		case <-timer.C:
+			timer.Reset(recheckInterval)
 		case <-ctx.Done():
 			return
 		}

@@ -47,6 +47,8 @@ type claim struct {
 	settled bool
 	// lost is the worker with the better claim; nil while there is none.
 	lost *rival
+	// beaten is closed when there is one.
+	beaten chan struct{}
 	// onLost is called once, when the claim is lost after it had settled.
 	onLost func(error)
 }
@@ -60,7 +62,7 @@ type rival struct {
 }
 
 func newClaim(prefix, id string, shared bool, onLost func(error)) *claim {
-	return &claim{prefix: prefix, id: id, shared: shared, since: time.Now().UnixNano(), onLost: onLost}
+	return &claim{prefix: prefix, id: id, shared: shared, since: time.Now().UnixNano(), beaten: make(chan struct{}), onLost: onLost}
 }
 
 // describe adds the claim to the fields of a ping or its answer.
@@ -96,6 +98,7 @@ func (c *claim) compare(get func(string) string) {
 		return
 	}
 	c.lost = &other
+	close(c.beaten)
 	if c.settled && c.onLost != nil {
 		go c.onLost(c.err())
 	}
@@ -138,6 +141,7 @@ func (c *claim) settle(ctx context.Context, nc *nats.Conn, wait time.Duration) e
 		return err
 	}
 	select {
+	case <-c.beaten:
 	case <-time.After(wait):
 	case <-ctx.Done():
 		return ctx.Err()

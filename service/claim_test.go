@@ -55,6 +55,9 @@ func TestOneStoreForAPrefix(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			if test.want != "" {
+				opts.ClaimWait = patience // it is told before that is over
+			}
 			_, err = service.Start(t.Context(), bustest.Connect(t, s), newStore(t, s, test.second), opts)
 			if test.want == "" {
 				if err != nil {
@@ -78,6 +81,7 @@ func TestOneStoreForAPrefix(t *testing.T) {
 // Of workers that start at the same moment those stay that share a store, or one
 // that has its own, and at least one does.
 func TestOneStoreStays(t *testing.T) {
+	t.Parallel()
 	s := bustest.StartServer(t, server.Options{JetStream: true, StoreDir: t.TempDir()})
 	for range 3 {
 		var (
@@ -91,7 +95,7 @@ func TestOneStoreStays(t *testing.T) {
 			nc, store := bustest.Connect(t, s), newStore(t, s, shared)
 			ended.Go(func() {
 				start.Wait()
-				svc, err := service.Start(t.Context(), nc, store, service.Options{ClaimWait: 300 * time.Millisecond})
+				svc, err := service.Start(t.Context(), nc, store, service.Options{ClaimWait: 3 * time.Second})
 				if err == nil {
 					mu.Lock()
 					serving[shared] = append(serving[shared], svc)
@@ -118,6 +122,7 @@ func TestOneStoreStays(t *testing.T) {
 // However many workers with stores of their own start at the same moment, one
 // stays.
 func TestOneExclusiveWorkerStays(t *testing.T) {
+	t.Parallel()
 	s := bustest.StartServer(t, server.Options{})
 	const workers = 5
 	var (
@@ -133,7 +138,7 @@ func TestOneExclusiveWorkerStays(t *testing.T) {
 		t.Cleanup(func() { store.Close() })
 		ended.Go(func() {
 			start.Wait()
-			_, err := service.Start(t.Context(), nc, store, service.Options{ClaimWait: 500 * time.Millisecond})
+			_, err := service.Start(t.Context(), nc, store, service.Options{ClaimWait: 3 * time.Second})
 			if err == nil {
 				mu.Lock()
 				serving++
@@ -157,7 +162,7 @@ func TestLaterExclusiveWorkerIsRefused(t *testing.T) {
 	store := memory.New(memory.Options{})
 	defer store.Close()
 	nc := bustest.Connect(t, s)
-	_, err := service.Start(t.Context(), nc, store, service.Options{ClaimWait: 500 * time.Millisecond})
+	_, err := service.Start(t.Context(), nc, store, service.Options{ClaimWait: patience}) // it is told before that is over
 	if !errors.Is(err, service.ErrPrefixTaken) {
 		t.Fatalf("the second worker: %v", err)
 	}
@@ -211,8 +216,10 @@ func TestWorkersMeetLater(t *testing.T) {
 			<-back
 		}
 	}
-	if err := services[1].Recheck(t.Context()); err != nil {
-		t.Fatal(err)
+	for late := time.Now().Add(patience); len(lost) == 0; {
+		if err := services[1].Recheck(t.Context()); err != nil || time.Now().After(late) {
+			t.Fatalf("both serve: %v", err)
+		}
 	}
 	if name := <-lost; name != "worker 2" {
 		t.Errorf("%s lost its claim", name)
