@@ -80,7 +80,8 @@ func TestWhatIsWaitedFor(t *testing.T) {
 func TestConnectEndsWithItsContext(t *testing.T) {
 	t.Parallel()
 	url, connected := silentServer(t)
-	c := connector{settings: config.NATS{URL: config.URLs(url)}, logger: slog.New(slog.DiscardHandler)}
+	var log lockedBuffer
+	c := connector{settings: config.NATS{URL: config.URLs(url)}, logger: slog.New(slog.NewTextHandler(&log, nil))}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	ended := make(chan error, 1)
@@ -95,7 +96,10 @@ func TestConnectEndsWithItsContext(t *testing.T) {
 		if !errors.Is(err, context.Canceled) {
 			t.Errorf("the end of the context is told as %v", err)
 		}
-	case <-time.After(connectTimeout / 2):
+	case <-time.After(patience):
+		t.Fatal("it goes on after the end of its context")
+	}
+	if strings.Contains(log.String(), "waiting for NATS") {
 		t.Error("the attempt is waited for")
 	}
 }

@@ -67,12 +67,16 @@ func TestWatchEndsWithItsReader(t *testing.T) {
 // Who is told to stop while there is no server has nothing to complain about.
 func TestWatchInterruptedWhileItWaits(t *testing.T) {
 	t.Parallel()
-	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	var stdout, stderr bytes.Buffer
+	var stdout bytes.Buffer
+	var stderr lockedBuffer
 	a := app{stdin: strings.NewReader(""), stdout: &stdout, stderr: &stderr}
-	status := a.execute(ctx, []string{"watch", "--nats-url", "nats://127.0.0.1:1"})
-	if status != 0 || stdout.Len() > 0 || !strings.Contains(stderr.String(), "waiting for NATS") {
+	ended := make(chan int, 1)
+	go func() { ended <- a.execute(ctx, []string{"watch", "--nats-url", "nats://127.0.0.1:1"}) }()
+	waitFor(t, "the wait", func() bool { return strings.Contains(stderr.String(), "waiting for NATS") })
+	cancel()
+	if status := <-ended; status != 0 || stdout.Len() > 0 {
 		t.Errorf("exit status %d, stdout %q, stderr %q", status, stdout.String(), stderr.String())
 	}
 }

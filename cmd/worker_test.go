@@ -116,6 +116,7 @@ func TestRefusedForAWhile(t *testing.T) {
 	if count := door.refusals("events"); count == 0 || count > 12 {
 		t.Errorf("%d attempts in some seconds to have a connection for events", count)
 	}
+	waitFor(t, "the log to tell of it", func() bool { return strings.Contains(log.String(), `"publishing events was interrupted"`) })
 	text := log.String()
 	for _, once := range []string{"publishing events was interrupted", "NATS reports an error"} {
 		// The connections may have broken before.

@@ -2,10 +2,12 @@ package e2e
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nuid"
 
 	"kvbus/bus"
 )
@@ -41,13 +43,21 @@ func mustAsk(t *testing.T, nc *nats.Conn, subject, body string) string {
 }
 
 // persist is mustAsk that asks again while nodes come and go, and where the
-// machine is slower than the worker waits.
+// machine is slower than the worker waits. A write counts once.
 func persist(t *testing.T, nc *nats.Conn, subject, body string) string {
 	t.Helper()
+	m := nats.NewMsg(subject)
+	m.Data = []byte(body)
+	if strings.HasPrefix(subject, "kv.set.") || strings.HasPrefix(subject, "kv.incr.") {
+		m.Header.Set(bus.HeaderRequestID, nuid.Next())
+	}
 	for deadline := time.Now().Add(patience); ; {
-		answer, err := ask(nc, subject, body)
+		answer, err := nc.RequestMsg(m, patience)
 		if err == nil {
-			return answer
+			err = bus.DecodeError(answer.Header)
+		}
+		if err == nil {
+			return string(answer.Data)
 		}
 		if !isPassing(err) || time.Now().After(deadline) {
 			t.Fatalf("%s %q: %v", subject, body, err)

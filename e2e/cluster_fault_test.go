@@ -56,11 +56,7 @@ func (l *listener) until(t *testing.T, revision uint64) {
 // revisionOf asks for the revision of the store.
 func revisionOf(t *testing.T, nc *nats.Conn) uint64 {
 	t.Helper()
-	m := request(t, nc, nats.NewMsg("kv.info"))
-	if err := bus.DecodeError(m.Header); err != nil {
-		t.Fatal(err)
-	}
-	info, err := bus.DecodeInfo(m)
+	info, err := bus.DecodeInfo(&nats.Msg{Data: []byte(persist(t, nc, "kv.info", ""))})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -140,7 +136,7 @@ func TestClusterStopsAndStarts(t *testing.T) {
 		group.progress(t, 50)
 		group.end(t)
 		nc := connect(t, c.urls())
-		total := mustAsk(t, nc, "kv.incr.starts", "")
+		total := persist(t, nc, "kv.incr.starts", "")
 		nc.Close()
 		for _, n := range c.nodes {
 			n.signal(t, signal)
@@ -151,7 +147,7 @@ func TestClusterStopsAndStarts(t *testing.T) {
 		c.nodes[0], c.nodes[2] = c.nodes[2], c.nodes[0]
 		c.start(t)
 		nc = connect(t, c.urls())
-		if got := mustAsk(t, nc, "kv.get.starts", ""); got != total {
+		if got := persist(t, nc, "kv.get.starts", ""); got != total {
 			t.Errorf("after %v the counter is %s, want %s", signal, got, total)
 		}
 		group.verify(t, nc)
@@ -214,9 +210,10 @@ func TestClusterWithoutAMajority(t *testing.T) {
 			c.nodes[1].kill()
 			// Longer than one that stands alone would take itself to be stuck. Its server
 			// may still choose a worker that was lost for the first requests.
-			for begun := time.Now(); time.Since(begun) < 5*time.Second; {
+			const first = 5 * time.Second
+			for begun := time.Now(); time.Since(begun) < first+5*time.Second; {
 				_, err := ask(nc, "kv.set.color", "green")
-				if err != nil && !isPassing(err) || errors.Is(err, nats.ErrNoResponders) && time.Since(begun) > time.Second {
+				if err != nil && !isPassing(err) || errors.Is(err, nats.ErrNoResponders) && time.Since(begun) > first {
 					t.Fatal(err)
 				}
 			}

@@ -91,7 +91,7 @@ func TestCompose(t *testing.T) {
 	for i, n := range c.nodes {
 		n.await(t)
 		nc := connect(t, n.url)
-		if got := mustAsk(t, nc, "kv.incr.nodes", ""); got != fmt.Sprint(i+1) {
+		if got := persist(t, nc, "kv.incr.nodes", ""); got != fmt.Sprint(i+1) {
 			t.Errorf("%s counts %s nodes; want %d", n.name, got, i+1)
 		}
 		info, err := bus.DecodeInfo(request(t, nc, nats.NewMsg("kv.info")))

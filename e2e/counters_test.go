@@ -161,7 +161,7 @@ func (c *counter) total() int {
 func (g *counters) verify(t *testing.T, nc *nats.Conn) {
 	t.Helper()
 	for _, c := range g.clients {
-		if got := mustAsk(t, nc, "kv.get."+c.key, ""); got != strconv.Itoa(c.answered) {
+		if got := persist(t, nc, "kv.get."+c.key, ""); got != strconv.Itoa(c.answered) {
 			t.Errorf("%s is %s after %d increments", c.key, got, c.answered)
 		}
 	}

@@ -78,7 +78,7 @@ func TestUserIsUnknownForAWhile(t *testing.T) {
 	restart(string(config))
 	w.awaitLog(t, "reconnected to NATS")
 	client := connect(t, s.url, nats.UserInfo("other", "right-2"))
-	if got := mustAsk(t, client, "kv.set.color", "blue"); got != "1" {
+	if got := persist(t, client, "kv.set.color", "blue"); got != "1" {
 		t.Errorf("set answers %q; want 1", got)
 	}
 	w.terminate(t)

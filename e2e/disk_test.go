@@ -112,7 +112,7 @@ func TestFullDisk(t *testing.T) {
 	for attempt(value) != nil {
 	}
 	for i := range written {
-		if got := mustAsk(t, nc, fmt.Sprint("kv.get.k", i), ""); got != value {
+		if got := persist(t, nc, fmt.Sprint("kv.get.k", i), ""); got != value {
 			t.Fatalf("k%d has %d bytes; want %d", i, len(got), len(value))
 		}
 	}
@@ -138,7 +138,11 @@ func TestFullDiskOfANode(t *testing.T) {
 	nc := connect(t, others[0].url, nats.MaxReconnects(-1))
 	value := strings.Repeat("v", 1000)
 	written := 0
+	late := time.Now().Add(4 * patience)
 	write := func() {
+		if time.Now().After(late) {
+			t.Fatalf("after %d writes it goes on and on", written)
+		}
 		_, err := ask(nc, fmt.Sprint("kv.set.k", written), value)
 		if err == nil {
 			written++
@@ -161,7 +165,7 @@ func TestFullDiskOfANode(t *testing.T) {
 	full.awaitLogs(t, "serving", served+1)
 	own := connect(t, full.url)
 	for i := range written {
-		if got := mustAsk(t, own, fmt.Sprint("kv.get.k", i), ""); got != value {
+		if got := persist(t, own, fmt.Sprint("kv.get.k", i), ""); got != value {
 			t.Fatalf("k%d has %d bytes; want %d", i, len(got), len(value))
 		}
 	}

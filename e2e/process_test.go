@@ -41,7 +41,7 @@ func run(t *testing.T, cmd *exec.Cmd) *process {
 		cmd.Stderr = &p.stderr
 	}
 	// A process that inherits the outputs does not keep the end from being seen.
-	cmd.WaitDelay = time.Second
+	cmd.WaitDelay = 10 * time.Second
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

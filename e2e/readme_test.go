@@ -74,11 +74,17 @@ func TestWorkerWithoutRights(t *testing.T) {
 }
 
 func accessControl(t *testing.T, c terminal) {
-	as := func(user, password, subject, body string) string {
-		return c.nats("request", "--timeout", "1s", "--user", user, "--password", password, "--inbox-prefix", "_INBOX."+user, subject, body)
+	as := func(user, password, subject, body string, flags ...string) string {
+		args := append([]string{"request", "--user", user, "--password", password, "--inbox-prefix", "_INBOX." + user}, flags...)
+		return c.nats(append(args, subject, body)...)
 	}
-	app := func(subject, body string) string { return as("app", "a-secret", subject, body) }
-	viewer := func(subject, body string) string { return as("viewer", "v-secret", subject, body) }
+	app := func(subject, body string, flags ...string) string {
+		return as("app", "a-secret", subject, body, flags...)
+	}
+	viewer := func(subject, body string, flags ...string) string {
+		return as("viewer", "v-secret", subject, body, flags...)
+	}
+	const soon = "--timeout=1s" // nobody answers
 
 	expectParts(t, app("kv.set.app.color", "blue"), "KV-Revision: 1")
 	expectParts(t, app("kv.get.app.color", ""), "blue")
@@ -89,10 +95,10 @@ func accessControl(t *testing.T, c terminal) {
 		await(t, "STATE app.color=blue", "READY")
 	expectParts(t, viewer("kv.info", ""), `"revision":1`)
 	for name, answer := range map[string]string{
-		"app sets a key of another": app("kv.set.other.color", "red"),
-		"app forges an event":       app("kv.events.app.color", "red"),
-		"viewer sets":               viewer("kv.set.app.color", "red"),
-		"viewer clears":             viewer("kv.clear", ""),
+		"app sets a key of another": app("kv.set.other.color", "red", soon),
+		"app forges an event":       app("kv.events.app.color", "red", soon),
+		"viewer sets":               viewer("kv.set.app.color", "red", soon),
+		"viewer clears":             viewer("kv.clear", "", soon),
 		"app has another key set by an answer": c.nats("publish", "--user", "app", "--password", "a-secret",
 			"--reply", "kv.set.other.color", "kv.get.app.color", ""),
 		"viewer has the store cleared by an answer": c.nats("publish", "--user", "viewer", "--password", "v-secret",
@@ -102,5 +108,8 @@ func accessControl(t *testing.T, c terminal) {
 			t.Errorf("%s:\n%s", name, answer)
 		}
 	}
-	expectParts(t, viewer("kv.info", ""), `"revision":1`)
+	// What an answer would have set comes before this.
+	expectParts(t, app("kv.get.app.color", ""), "blue")
+	expectParts(t, app("kv.set.app.color", "green"), "KV-Revision: 2")
+	expectParts(t, viewer("kv.info", ""), `"revision":2`, `"keys":1`)
 }

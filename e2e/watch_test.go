@@ -152,20 +152,7 @@ func TestWatchOverARestartOfTheServer(t *testing.T) {
 		s.kill()
 		s.start(t)
 		// The client and the worker may be there before the watches, or after.
-		var reply *nats.Msg
-		for end := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
-			m, err := client.Request("kv.set.color", []byte(color), time.Second)
-			if err == nil && m.Header.Get("KV-Error") == "" {
-				reply = m
-				break
-			}
-			if time.Now().After(end) {
-				t.Fatalf("no answer: %v", err)
-			}
-		}
-		if len(reply.Data) == 0 {
-			t.Fatalf("the answer is %v", reply.Header)
-		}
+		persist(t, client, "kv.set.color", color)
 	}
 	all.await(t, "STATE color=blue", "READY", "SET color=green", "SET color=red")
 	some.await(t, "STATE color=blue", "READY", "SET color=green", "SET color=red")

@@ -1,6 +1,7 @@
 package service_test
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"net"
@@ -102,8 +103,19 @@ func rawPublish(t *testing.T, s *server.Server, lines string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	if _, err := fmt.Fprintf(conn, "CONNECT {\"verbose\":false,\"headers\":true}\r\n%s", lines); err != nil {
+	if _, err := fmt.Fprintf(conn, "CONNECT {\"verbose\":false,\"headers\":true}\r\n%sPING\r\n", lines); err != nil {
 		t.Fatal(err)
+	}
+	if err := conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	for answers := bufio.NewScanner(conn); ; {
+		if !answers.Scan() {
+			t.Fatalf("the server does not answer: %v", answers.Err())
+		}
+		if answers.Text() == "PONG" {
+			return
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -63,7 +64,7 @@ func (s *Service) Stop(ctx context.Context) error {
 
 // answered waits until all that was taken is answered, which done tells, and
 // reports whether that is so when ctx ends. What was answered just then is still
-// being counted: for that it waits a moment more.
+// being noticed: for that it waits a moment more.
 func (s *Service) answered(ctx context.Context, done <-chan struct{}) bool {
 	select {
 	case <-done:
@@ -74,8 +75,13 @@ func (s *Service) answered(ctx context.Context, done <-chan struct{}) bool {
 	case <-done:
 		return true
 	case <-time.After(lastMoment):
-		return false
+		return s.idle()
 	}
+}
+
+// idle reports whether all requests that were taken are answered.
+func (s *Service) idle() bool {
+	return !slices.ContainsFunc(s.lanes, func(l *lane) bool { return l.queue.outstanding.Load() > 0 })
 }
 
 // whileConnected returns a context that ends with ctx, and earlier if nc is away
