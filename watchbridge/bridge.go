@@ -23,6 +23,10 @@
 // as much memory again as the store while it lasts. Events are lost only
 // where neither leads to them, as when somebody has removed a part of the log.
 //
+// Confirmed is what the bridge's own server has. In a cluster it sends an event on to
+// the others after that, and one that is killed in between keeps it from
+// subscribers there. A watch that misses nothing finds it by the heartbeats.
+//
 // # Heartbeats
 //
 // On a subject of its own the bridge tells how far the events came: at most a
