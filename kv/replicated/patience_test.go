@@ -48,6 +48,9 @@ func TestTransient(t *testing.T) {
 		"no room":                {api(500, 10047), false},
 		"no such stream can be":  {api(500, 10052), false},
 		"malformed":              {api(400, 10025), false},
+		"no stream":              {api(404, 10059), false},
+		"a stream that is new":   {unheardOf(api(404, 10059)), true},
+		"a record elsewhere":     {fmt.Errorf("%w: %w", errNotYet, api(404, 10037)), true},
 	} {
 		if got := transient(test.err); got != test.want {
 			t.Errorf("%s: it passes by itself: %v", name, got)

@@ -189,10 +189,10 @@ func (s *Store) start(ctx context.Context) error {
 		return err
 	}
 	err = patiently(ctx, s.logger, "load the snapshots "+streamName(s.opts.Prefix), func() (err error) {
-		if s.snapshots, err = s.openSnapshots(ctx); err != nil {
-			return err
+		if s.snapshots, err = s.openSnapshots(ctx); err == nil {
+			err = s.load(ctx)
 		}
-		return s.load(ctx)
+		return unheardOf(err)
 	})
 	if err != nil {
 		return err
@@ -200,7 +200,7 @@ func (s *Store) start(ctx context.Context) error {
 	var log jetstream.StreamState
 	err = patiently(ctx, s.logger, "look how far the log goes", func() (err error) {
 		log, err = s.logState(ctx)
-		return err
+		return unheardOf(err)
 	})
 	if err != nil {
 		return err

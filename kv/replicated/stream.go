@@ -194,10 +194,23 @@ const (
 // errNotYet says that something can't be done now.
 var errNotYet = errors.New("not yet")
 
+// unheardOf makes errNotYet of the error that there is no stream where it was there a
+// moment ago: a server of a cluster, also the one that leads, may not have heard yet
+// of what others have made.
+func unheardOf(err error) error {
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return fmt.Errorf("%w: %w", errNotYet, err)
+	}
+	return err
+}
+
 // transient reports whether an error of JetStream may pass by itself.
 func transient(err error) bool {
 	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
 		return true // another worker was faster
+	}
+	if errors.Is(err, errNotYet) {
+		return true
 	}
 	if api, ok := errors.AsType[*jetstream.APIError](err); ok {
 		switch api.ErrorCode {
@@ -210,5 +223,5 @@ func transient(err error) bool {
 	}
 	return errors.Is(err, nats.ErrNoResponders) || errors.Is(err, nats.ErrTimeout) ||
 		errors.Is(err, jetstream.ErrJetStreamNotEnabled) || errors.Is(err, context.DeadlineExceeded) ||
-		errors.Is(err, nats.ErrReconnectBufExceeded) || errors.Is(err, errNoRecord) || errors.Is(err, errNotYet)
+		errors.Is(err, nats.ErrReconnectBufExceeded) || errors.Is(err, errNoRecord)
 }

@@ -3,8 +3,10 @@ package replicated_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -69,6 +71,30 @@ func TestReplicasOfANewLog(t *testing.T) {
 	}
 	if got := open(t, s, replicated.Options{Prefix: "other"}).Replicas(); got != 1 {
 		t.Errorf("without a word it is on %d servers", got)
+	}
+}
+
+// Workers that start together on the servers of a cluster all open the new store,
+// also where the server that answers them has not heard yet what the others made.
+func TestOpenTogether(t *testing.T) {
+	t.Parallel()
+	servers := bustest.StartCluster(t, server.Options{})
+	for round := range 3 {
+		var opening sync.WaitGroup
+		for _, s := range servers {
+			nc := bustest.Connect(t, s)
+			opening.Go(func() {
+				store, err := replicated.Open(bounded(t), nc, replicated.Options{Prefix: fmt.Sprint("kv", round), NewReplicas: 3})
+				if err == nil {
+					_, err = kv.Of(store).Increment(bounded(t), "n", 1)
+					err = errors.Join(err, store.Close())
+				}
+				if err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		opening.Wait()
 	}
 }
 
