@@ -38,6 +38,22 @@ func BenchmarkSyncAlways(b *testing.B) {
 		}})
 	}
 	b.Run("load/set", func(b *testing.B) { bustest.Compare(b, contestants) })
+
+	contestants = nil
+	for _, system := range []struct {
+		name    string
+		subject func(i uint64) string
+		body    []byte
+	}{
+		{"jetstream", func(i uint64) string { return "$KV.bench." + benchKey(i) }, benchValue}, // as a put does
+		{"durable", func(i uint64) string { return "durable.set." + benchKey(i) }, benchValue},
+		{"counter", func(uint64) string { return "durable.incr.m" }, nil},
+	} {
+		contestants = append(contestants, bustest.Contestant{Name: system.name, Run: func(n int) time.Duration {
+			return pipeline(b, conns, benchInFlight, n, system.subject, system.body)
+		}})
+	}
+	b.Run("pipeline/set", func(b *testing.B) { bustest.Compare(b, contestants) })
 }
 
 // BenchmarkCluster compares three nodes, each a server and a worker that answers

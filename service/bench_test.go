@@ -1,6 +1,7 @@
 package service_test
 
 import (
+	"bytes"
 	"context"
 	"strconv"
 	"strings"
@@ -53,6 +54,56 @@ func load(b *testing.B, conns []*nats.Conn, inFlight, n int, request asking) tim
 		}
 	}
 	clients.Wait()
+	return time.Since(began)
+}
+
+// pipeline is load by clients that send the next request when an answer comes, and
+// have no goroutine for each: they take less of the processors, which they share with
+// the servers.
+func pipeline(b *testing.B, conns []*nats.Conn, inFlight, n int, subject func(i uint64) string, body []byte) time.Duration {
+	var next, answered atomic.Int64
+	done := make(chan struct{})
+	ask := func(nc *nats.Conn, inbox string) {
+		i := next.Add(1)
+		if i > int64(n) {
+			return
+		}
+		if err := nc.PublishRequest(subject(uint64(i)), inbox+strconv.FormatInt(i, 10), body); err != nil {
+			b.Error(err)
+		}
+	}
+	inboxes := make([]string, len(conns))
+	for i, nc := range conns {
+		inbox := nc.NewInbox() + "."
+		inboxes[i] = inbox
+		sub, err := nc.Subscribe(inbox+"*", func(m *nats.Msg) {
+			if err := bus.DecodeError(m.Header); err != nil || bytes.Contains(m.Data, []byte(`"error"`)) { // of JetStream
+				b.Error(err, string(m.Data))
+			}
+			if answered.Add(1) == int64(n) {
+				close(done)
+			}
+			ask(nc, inbox)
+		})
+		if err == nil {
+			err = nc.Flush()
+		}
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer sub.Unsubscribe()
+	}
+	began := time.Now()
+	for i, nc := range conns {
+		for range inFlight {
+			ask(nc, inboxes[i])
+		}
+	}
+	select {
+	case <-done:
+	case <-time.After(10 * time.Minute):
+		b.Fatalf("%d of %d requests are answered", answered.Load(), n)
+	}
 	return time.Since(began)
 }
 
