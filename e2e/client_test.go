@@ -52,7 +52,7 @@ func persist(t *testing.T, nc *nats.Conn, subject, body string) string {
 		m.Header.Set(bus.HeaderRequestID, nuid.Next())
 	}
 	for deadline := time.Now().Add(patience); ; {
-		answer, err := nc.RequestMsg(m, patience)
+		answer, err := nc.RequestMsg(m, patience/3) // it may have gone to a worker that was lost
 		if err == nil {
 			err = bus.DecodeError(answer.Header)
 		}

@@ -138,7 +138,7 @@ func TestFullDiskOfANode(t *testing.T) {
 	nc := connect(t, others[0].url, nats.MaxReconnects(-1))
 	value := strings.Repeat("v", 1000)
 	written := 0
-	late := time.Now().Add(4 * patience)
+	late := time.Now().Add(6 * patience)
 	write := func() {
 		if time.Now().After(late) {
 			t.Fatalf("after %d writes it goes on and on", written)
