@@ -55,7 +55,11 @@ func TestLocalSubjects(t *testing.T) {
 			t.Errorf("nobody here answers %s, and the other server: %v", subject, err)
 		}
 	}
-	all, err := inProcess(t, nodes[1].Server).SubscribeSync(">")
+	listener := inProcess(t, nodes[1].Server)
+	all, err := listener.SubscribeSync(">")
+	if err == nil {
+		err = listener.Flush()
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
