@@ -19,8 +19,12 @@ const (
 	// fetchRecords and fetchBytes bound what is asked of the log at once.
 	fetchRecords = 4096
 	fetchBytes   = 4 << 20
-	// fetchTimeout bounds one such request.
+	// fetchTimeout bounds the answer.
 	fetchTimeout = 2 * time.Second
+	// askAgain is how long to wait for a message of it before another server is
+	// asked, and then for twice as long: one that has fallen silent may be asked as
+	// well as any.
+	askAgain = 200 * time.Millisecond
 
 	// timeHeader has the time of a record, RFC 3339 with nanoseconds.
 	timeHeader = "Nats-Time-Stamp"
@@ -67,15 +71,24 @@ func (s *Store) readLog(ctx context.Context, next uint64, take func(logRecord) e
 	if err != nil {
 		return err
 	}
-	if err := s.nc.PublishRequest(directGetSubject(s.opts.Prefix), inbox, query); err != nil {
+	ask := func() error { return s.nc.PublishRequest(directGetSubject(s.opts.Prefix), inbox, query) }
+	if err := ask(); err != nil {
 		return err
 	}
-	for first := next; ; next++ {
-		m, err := sub.NextMsgWithContext(ctx)
-		if err != nil && next > first {
+	patience := askAgain
+	for first := next; ; {
+		m, err := nextMsg(ctx, sub, patience)
+		switch {
+		case err == nil:
+		case next > first:
 			return nil // the rest is asked for again
-		}
-		if err != nil {
+		case ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded):
+			if err := ask(); err != nil {
+				return err
+			}
+			patience *= 2
+			continue
+		default:
 			return err
 		}
 		switch status := m.Header.Get("Status"); status {
@@ -92,16 +105,27 @@ func (s *Store) readLog(ctx context.Context, next uint64, take func(logRecord) e
 		if err != nil {
 			return fmt.Errorf("read the log: %w", err)
 		}
-		if record.sequence != next {
-			if next == first {
-				return errMissing
-			}
+		switch {
+		case record.sequence < next:
+			continue // two servers answer
+		case record.sequence == next:
+		case next == first:
+			return errMissing
+		default:
 			return nil // one of the answer was lost
 		}
 		if err := take(record); err != nil {
 			return err
 		}
+		next++
 	}
+}
+
+// nextMsg waits for a message for as long as patience.
+func nextMsg(ctx context.Context, sub *nats.Subscription, patience time.Duration) (*nats.Msg, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return sub.NextMsgWithContext(ctx)
 }
 
 // missing tells why a server did not give the record at the sequence next: with
