@@ -93,7 +93,7 @@ func TestStateWhileOthersWrite(t *testing.T) {
 				t.Error(err)
 				return
 			}
-			time.Sleep(50 * time.Microsecond) // as a busy store, not as a flood
+			time.Sleep(300 * time.Microsecond) // a history that grows faster than it is followed has no end
 		}
 	})
 	defer writing.Wait()
