@@ -63,7 +63,8 @@ func TestManyIdleWatchesAskNothing(t *testing.T) {
 		}
 	}
 	once := uint64(connections * watches * 2) // where to start, and whose store it is
-	if asked > 2*once {                       // on a busy machine some ask again
+	// On a busy machine some ask again.
+	if asked > 2*once {
 		t.Errorf("%d requests came, want %d for the start of all", asked, once)
 	}
 	for range 2 * enough {
