@@ -295,41 +295,53 @@ func (s *Store) Submit(ctx context.Context, cmd kv.Command, done func(kv.Result,
 // worker has, or with the error that it fails with. It is called from a
 // goroutine of the store or before Fresh returns, and must not wait.
 func (s *Store) Fresh(ctx context.Context, opts kv.ReadOptions, done func(error)) {
-	if err := ctx.Err(); err != nil {
+	if fresh, err := s.fresh(ctx, opts); fresh || err != nil {
 		done(err)
 		return
 	}
+	s.refresh(opts.MinRevision, done)
+}
+
+// await is Fresh for who waits.
+func (s *Store) await(ctx context.Context, opts kv.ReadOptions) error {
+	if fresh, err := s.fresh(ctx, opts); fresh || err != nil {
+		return err
+	}
+	refreshed := make(chan error, 1)
+	s.refresh(opts.MinRevision, func(err error) { refreshed <- err })
+	select {
+	case err := <-refreshed:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// fresh reports whether a read with opts may be answered at once. It fails where
+// it can't be answered at all.
+func (s *Store) fresh(ctx context.Context, opts kv.ReadOptions) (bool, error) {
+	if err := ctx.Err(); err != nil {
+		return false, err
+	}
 	if s.shared.Closed() {
-		done(kv.ErrClosed)
-		return
+		return false, kv.ErrClosed
 	}
 	consistency := opts.Consistency
 	if consistency == kv.DefaultConsistency {
 		consistency = s.opts.Consistency
 	}
-	behind := func() bool { return opts.MinRevision > s.shared.Revision() }
-	if consistency == kv.Eventual && !behind() {
-		done(nil)
-		return
-	}
+	return consistency == kv.Eventual && opts.MinRevision <= s.shared.Revision(), nil
+}
+
+// refresh calls done when this worker has all that was answered to anybody
+// before, and fails if revision is not among it.
+func (s *Store) refresh(revision uint64, done func(error)) {
 	s.appended.read(func(err error) {
-		if err == nil && behind() {
-			// Whatever was answered to anybody is here now.
-			err = fmt.Errorf("%w: the store is at revision %d, before %d", kv.ErrUnavailable, s.shared.Revision(), opts.MinRevision)
+		if has := s.shared.Revision(); err == nil && has < revision {
+			err = fmt.Errorf("%w: the store is at revision %d, before %d", kv.ErrUnavailable, has, revision)
 		}
 		done(err)
 	})
-}
-
-func (s *Store) await(ctx context.Context, opts kv.ReadOptions) error {
-	fresh := make(chan error, 1)
-	s.Fresh(ctx, opts, func(err error) { fresh <- err })
-	select {
-	case err := <-fresh:
-		return err
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
 // Get implements [kv.Store].
