@@ -85,11 +85,11 @@ func TestSteadyStateAllocations(t *testing.T) {
 		f    func()
 	}{
 		{"decode get", 0, func() { _, _, _ = s.DecodeRead(OpGet, "team.kv.get.a.b", nil) }},
-		{"decode set", 1, func() { _, _ = s.DecodeCommand(OpSet, "team.kv.set.a.b", nil, body) }},
+		{"decode set", 0, func() { _, _ = s.DecodeCommand(OpSet, "team.kv.set.a.b", nil, body) }},
 		{"decode incr", 0, func() { _, _ = s.DecodeCommand(OpIncrement, "team.kv.incr.a.b", nil, delta) }},
-		{"encode get reply", 1, func() { e.Value(entries[2]) }},
-		{"encode set reply", 1, func() { e.Result(OpSet, kv.Result{Applied: true, Revision: 1_234_567}) }},
-		{"encode event", 1, func() { e.Event(s, events[1]) }},
+		{"encode get reply", 0, func() { e.Value(entries[2]) }},
+		{"encode set reply", 0, func() { e.Result(OpSet, kv.Result{Applied: true, Revision: 1_234_567}) }},
+		{"encode event", 0, func() { e.Event(s, events[1]) }},
 	} {
 		if got := testing.AllocsPerRun(100, tt.f); got > tt.want {
 			t.Errorf("%s: %v allocations, want %v", tt.name, got, tt.want)

@@ -2,6 +2,7 @@ package bus
 
 import (
 	"fmt"
+	"math/bits"
 	"net/textproto"
 	"slices"
 	"strings"
@@ -195,13 +196,7 @@ func (hs *headers) readRequest(op Op, h nats.Header) error {
 }
 
 // first returns the first header of a set that is not empty.
-func (s headerSet) first() headerID {
-	var id headerID
-	for !s.has(id) {
-		id++
-	}
-	return id
-}
+func (s headerSet) first() headerID { return headerID(bits.TrailingZeros32(uint32(s))) }
 
 // text returns a header as it came.
 func (hs *headers) text(id headerID) (string, bool) {

@@ -12,21 +12,24 @@ import (
 )
 
 // An Encoder builds replies and events in one message that it owns, so that a
-// steady state allocates next to nothing. Each method returns that message;
-// it is good until the next call. The caller sets the subject of a reply and
-// publishes it, which copies it.
+// steady state allocates nothing. Each method returns that message; it, and all
+// strings in it, are good until the next call. The caller sets the subject of a
+// reply and publishes it, which copies it.
 //
 // The body may share the memory of a value of the store: nobody may write to
 // it. The zero Encoder is ready. It is not safe for concurrent use.
 type Encoder struct {
 	msg nats.Msg
-	// text collects the header values that have to be built, and the subject,
-	// so that one string holds them all; parts says which is where.
+	// text collects the header values that have to be built, and the subject, which
+	// are views of it; parts says which is where.
 	text  []byte
 	parts []textPart
-	// values are the slices that the header map refers to.
-	values [headerCount][1]string
-	body   []byte
+	// values are the slices that the header map refers to. The headers of the message
+	// are to be those in wanted; those in given are in the map.
+	values        [headerCount][1]string
+	wanted, given headerSet
+
+	body []byte
 	// streamed counts the messages of a stream before its end.
 	streamed uint64
 }
@@ -207,15 +210,14 @@ func (e *Encoder) start() {
 	if e.msg.Header == nil {
 		e.msg.Header = make(nats.Header)
 	}
-	clear(e.msg.Header)
 	e.msg.Subject, e.msg.Reply, e.msg.Data = "", "", nil
-	e.text, e.parts = e.text[:0], e.parts[:0]
+	e.text, e.parts, e.wanted = e.text[:0], e.parts[:0], 0
 }
 
 // set adds a header whose value is a string already.
 func (e *Encoder) set(id headerID, value string) {
 	e.values[id][0] = value
-	e.msg.Header[headerNames[id]] = e.values[id][:]
+	e.wanted |= 1 << id
 }
 
 // addDecimal adds a header with a decimal, a revision or a count.
@@ -235,17 +237,24 @@ func (e *Encoder) addTime(id headerID, t time.Time) {
 	e.parts = append(e.parts, textPart{id, from, len(e.text)})
 }
 
-// finish makes the one string of all that was collected.
+// finish completes the message. Most have the headers of the one before, and leave
+// the map as it is.
 func (e *Encoder) finish() *nats.Msg {
-	if len(e.parts) > 0 {
-		text := string(e.text)
-		for _, p := range e.parts {
-			if p.id == headerCount {
-				e.msg.Subject = text[p.from:p.to]
-			} else {
-				e.set(p.id, text[p.from:p.to])
-			}
+	text := stringView(e.text)
+	for _, p := range e.parts {
+		if p.id == headerCount {
+			e.msg.Subject = text[p.from:p.to]
+		} else {
+			e.set(p.id, text[p.from:p.to])
 		}
 	}
+	for old := e.given &^ e.wanted; old != 0; old &= old - 1 {
+		delete(e.msg.Header, headerNames[old.first()])
+	}
+	for added := e.wanted &^ e.given; added != 0; added &= added - 1 {
+		id := added.first()
+		e.msg.Header[headerNames[id]] = e.values[id][:]
+	}
+	e.given = e.wanted
 	return &e.msg
 }

@@ -12,7 +12,8 @@ import (
 
 // DecodeCommand decodes a request for an operation that writes. It fails with
 // [kv.ErrInvalidKey] or [kv.ErrInvalidArgument]; a command that it returns has
-// passed [kv.Command.Validate].
+// passed [kv.Command.Validate]. Its value may share the memory of body, to which
+// nobody may write from now on.
 func (s Subjects) DecodeCommand(op Op, subject string, header nats.Header, body []byte) (kv.Command, error) {
 	cmd := kv.Command{Op: op.spec().command}
 	if cmd.Op == 0 {
@@ -37,7 +38,11 @@ func (s Subjects) DecodeCommand(op Op, subject string, header nats.Header, body 
 	}
 	switch op {
 	case OpSet, OpCompareAndSwap:
-		cmd.Value = string(body)
+		if len(header) > 0 {
+			cmd.Value = string(body) // nats.go has the headers in the same block of memory
+		} else {
+			cmd.Value = stringView(body)
+		}
 	case OpIncrement:
 		cmd.Delta, err = parseDelta(body)
 	case OpTouch:

@@ -2,6 +2,7 @@ package bus_test
 
 import (
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -73,7 +74,9 @@ func clone(m *nats.Msg) *nats.Msg {
 	c := nats.NewMsg("")
 	c.Data = slices.Clone(m.Data)
 	for name, values := range m.Header {
-		c.Header[name] = slices.Clone(values)
+		for _, value := range values {
+			c.Header[name] = append(c.Header[name], strings.Clone(value))
+		}
 	}
 	return c
 }

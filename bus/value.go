@@ -104,8 +104,8 @@ func bytesView(s string) []byte {
 	return unsafe.Slice(unsafe.StringData(s), len(s))
 }
 
-// stringView returns b as a string without a copy, for parsers that keep
-// nothing of it.
+// stringView returns b as a string without a copy, for who keeps it no longer than b
+// stays as it is.
 func stringView(b []byte) string {
 	return unsafe.String(unsafe.SliceData(b), len(b))
 }
