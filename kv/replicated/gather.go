@@ -9,6 +9,9 @@ const (
 	// gatherFrom is the shortest wait that is worth a timer. Those who come again
 	// after a faster batch are gathered while it is under way.
 	gatherFrom = 500 * time.Microsecond
+	// departFrom is the smallest batch that is worth its cost, which is that of a
+	// dozen commands.
+	departFrom = 16
 )
 
 // A gathering is the short time after a batch was answered in which those whom it
@@ -36,6 +39,11 @@ func (g *gathering) begin(now time.Time, took time.Duration, expected int, end f
 		g.timer.Reset(wait)
 	}
 }
+
+// departs reports whether the next batch goes at once when so many are to be answered
+// and so many wait. Where it has no less to carry there is nothing to gather, and the
+// disk works while those are answered.
+func departs(answered, waiting int) bool { return waiting >= max(answered, departFrom) }
 
 // over reports whether a batch may go that has so many members.
 func (g *gathering) over(now time.Time, members int) bool {

@@ -47,3 +47,21 @@ func TestGathering(t *testing.T) {
 		}
 	})
 }
+
+func TestDeparts(t *testing.T) {
+	for _, tt := range []struct {
+		answered, waiting int
+		want              bool
+	}{
+		{0, 0, false},
+		{1, 15, false},
+		{1, 16, true},
+		{16, 16, true},
+		{64, 63, false},
+		{64, 64, true},
+	} {
+		if got := departs(tt.answered, tt.waiting); got != tt.want {
+			t.Errorf("%d are answered and %d wait: %v", tt.answered, tt.waiting, got)
+		}
+	}
+}

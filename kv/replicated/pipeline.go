@@ -247,9 +247,13 @@ func (p *pipeline) complete(number uint64, outcomes []outcome) {
 	p.flight, p.refusal = nil, nil
 	p.waiting -= landed.members()
 	p.succeeds()
-	now := time.Now()
-	p.gather.begin(now, now.Sub(landed.sent), landed.members()+p.queued(), p.gathered)
-	p.launchSoon(now)
+	if departs(landed.members(), p.queued()) {
+		p.launch()
+	} else {
+		now := time.Now()
+		p.gather.begin(now, now.Sub(landed.sent), landed.members()+p.queued(), p.gathered)
+		p.launchSoon(now)
+	}
 	p.mu.Unlock()
 	for i, proposal := range landed.proposals {
 		proposal.done(outcomes[i].result, outcomes[i].err)
