@@ -4,7 +4,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 
 	"kvbus/bus/bustest"
@@ -20,7 +19,9 @@ func count(prefix string) asking {
 // BenchmarkSyncAlways compares the durable store with a bucket where each write
 // waits for the disk.
 func BenchmarkSyncAlways(b *testing.B) {
-	s := bustest.StartServer(b, server.Options{JetStream: true, StoreDir: b.TempDir(), SyncAlways: true, MaxPayload: 8 << 20})
+	opts := benchServer(b)
+	opts.SyncAlways = true
+	s := bustest.StartServer(b, opts)
 	conns := make([]*nats.Conn, benchConns)
 	for i := range conns {
 		conns[i] = bustest.Connect(b, s)
@@ -61,7 +62,9 @@ func BenchmarkSyncAlways(b *testing.B) {
 func BenchmarkCluster(b *testing.B) {
 	for _, sync := range []string{"lazy", "always"} {
 		b.Run("sync="+sync, func(b *testing.B) {
-			servers := keeping(b, "durable", server.Options{SyncAlways: sync == "always", MaxPayload: 8 << 20})
+			opts := benchServer(b)
+			opts.SyncAlways = sync == "always"
+			servers := keeping(b, "durable", opts)
 			conns := make([]*nats.Conn, benchConns)
 			for i := range conns {
 				conns[i] = bustest.Connect(b, servers[i%len(servers)])

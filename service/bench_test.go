@@ -107,6 +107,11 @@ func pipeline(b *testing.B, conns []*nats.Conn, inFlight, n int, subject func(i 
 	return time.Since(began)
 }
 
+// benchServer are the options of the server, which are those of an embedded one.
+func benchServer(b *testing.B) server.Options {
+	return server.Options{JetStream: true, StoreDir: b.TempDir(), MaxPayload: 8 << 20, NoSublistCache: true}
+}
+
 func ask(subject string, body []byte) asking {
 	return func(nc *nats.Conn, i uint64) error {
 		m, err := nc.Request(subject+benchKey(i), body, 10*time.Second)
@@ -121,7 +126,7 @@ func ask(subject string, body []byte) asking {
 // same bytes and one header on the same kind of server, and with a JetStream
 // key-value bucket.
 func BenchmarkBus(b *testing.B) {
-	s := bustest.StartServer(b, server.Options{JetStream: true, StoreDir: b.TempDir(), MaxPayload: 8 << 20})
+	s := bustest.StartServer(b, benchServer(b))
 	conns := make([]*nats.Conn, benchConns)
 	for i := range conns {
 		conns[i] = bustest.Connect(b, s)

@@ -19,6 +19,9 @@
 //   - of the cluster, neither: it is an error, but for what only the file can
 //     tune, such as compression.
 //
+// nats-server's cache of who listens to which subject is off, unless the file has
+// disable_sublist_cache false: it is for subjects that come again.
+//
 // [Server.Addr], [Server.StoreDir], [Server.SyncAlways] and [Server.MaxPayload]
 // say what holds in the end.
 //

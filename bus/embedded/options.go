@@ -85,6 +85,9 @@ func (o Options) natsOptions(logger *slog.Logger) (*server.Options, error) {
 		// nats-server itself gets this one from a flag's default, so that a
 		// file which does not speak of it has times in its log_file.
 		Logtime: true,
+		// Each key is a subject, and each answer has one of its own: a cache of who
+		// listens to which costs more than it saves. A file may set it otherwise.
+		NoSublistCache: true,
 		// Set first, so that false afterwards means that the file said so.
 		JetStream: o.JetStream,
 	}

@@ -79,6 +79,22 @@ func TestOptionsOverFileOverDefaults(t *testing.T) {
 	}
 }
 
+func TestSublistCache(t *testing.T) {
+	for file, want := range map[string]bool{"": false, "port: 98": false, "disable_sublist_cache: true": false, "disable_sublist_cache: false": true} {
+		var opts Options
+		if file != "" {
+			opts.ConfigFile = writeFile(t, file)
+		}
+		so, err := opts.natsOptions(slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := !so.NoSublistCache; got != want {
+			t.Errorf("with %q: a cache of subjects is %v, want %v", file, got, want)
+		}
+	}
+}
+
 func TestMaxPendingRisesWithMaxPayload(t *testing.T) {
 	const mib = 1 << 20
 	tests := map[string]struct {
