@@ -1,6 +1,7 @@
 package service
 
 import (
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -72,13 +73,22 @@ func (q *queue) release(r request) {
 
 // take waits for requests and returns all of them, in memory that the batch
 // taken before gives up. It returns none once the queue is closed and empty.
+//
+// Under load it first lets those run that are about to add to the queue: answers and
+// events then go through their connections in fewer and larger writes. Where the
+// batch before was a single request it waits for nobody.
 func (q *queue) take(before []request) []request {
+	loaded := len(before) > 1
 	clear(before)
 	q.mu.Lock()
-	defer q.mu.Unlock()
-	for len(q.requests) == 0 && !q.closed {
-		q.ready.Wait()
+	q.wait()
+	if loaded {
+		q.mu.Unlock()
+		runtime.Gosched()
+		runtime.Gosched()
+		q.mu.Lock()
 	}
+	defer q.mu.Unlock()
 	taken := q.requests
 	q.requests = before[:0]
 	return taken
@@ -89,9 +99,7 @@ func (q *queue) take(before []request) []request {
 func (q *queue) takeOne() (request, bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for len(q.requests) == 0 && !q.closed {
-		q.ready.Wait()
-	}
+	q.wait()
 	if len(q.requests) == 0 {
 		return request{}, false
 	}
@@ -99,6 +107,13 @@ func (q *queue) takeOne() (request, bool) {
 	q.requests[0] = request{}
 	q.requests = q.requests[1:]
 	return r, true
+}
+
+// wait, with mu held, waits until there is something to take, or the queue is closed.
+func (q *queue) wait() {
+	for len(q.requests) == 0 && !q.closed {
+		q.ready.Wait()
+	}
 }
 
 // drain lets take return once the queue is empty, and waits until all requests
