@@ -8,8 +8,9 @@
 // batch, and appended to the log as one message. Every worker reads the whole
 // log in order and applies every batch; the one that appended it then answers.
 // So what is answered is on as many disks as the log has replicas. A worker has one
-// batch under way; after one that took a millisecond or more the next one waits a
-// little for those who were answered and come again.
+// batch under way; after one that took half a millisecond or more the next one waits
+// for those who were answered and come again, for as long as that and 20 ms at most,
+// unless it is larger already.
 //
 // A batch that may have been lost is appended again. Its worker's id and number
 // are in it, and a batch that is not the next of its worker is passed over, so
