@@ -108,10 +108,12 @@
 //
 // # Memory
 //
-// Decoded values are copies. Decoded keys share the memory of the subject,
-// which is a string and can't change. A request without headers decodes with
-// one allocation, the copy of its body; an empty token in its key needs more.
+// Decoded values are copies, but for that of a command without headers: it shares
+// the memory of the body, to which nobody may write any more. Decoded keys share the
+// memory of the subject, which is a string and can't change. A request without headers
+// decodes without an allocation; an empty token in its key needs some.
 //
-// An [Encoder] owns the message that it returns and uses it again for the next
-// one: publish it first, which copies it, then encode the next.
+// An [Encoder] owns the message that it returns, and the strings in it, and uses their
+// memory again for the next one: publish it first, which copies it, then encode the
+// next.
 package bus

@@ -38,8 +38,8 @@ func (s Subjects) DecodeCommand(op Op, subject string, header nats.Header, body 
 	}
 	switch op {
 	case OpSet, OpCompareAndSwap:
-		if len(header) > 0 {
-			cmd.Value = string(body) // nats.go has the headers in the same block of memory
+		if header != nil { // they are in the same block of memory, or nats.go could read none of them
+			cmd.Value = string(body)
 		} else {
 			cmd.Value = stringView(body)
 		}

@@ -84,6 +84,23 @@ func TestDecodeCommand(t *testing.T) {
 	}
 }
 
+// A value must not keep alive the headers that came in the same block of memory, also
+// where they turned out to be none.
+func TestDecodedValueIsACopyWhereThereAreHeaders(t *testing.T) {
+	s := testSubjects(t)
+	for _, header := range []nats.Header{{}, h("KV-TTL", "90s")} {
+		body := []byte("value")
+		cmd, err := s.DecodeCommand(OpSet, "team.kv.set.k", header, body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		clear(body)
+		if cmd.Value != "value" {
+			t.Errorf("with headers %v the value shares the memory of the body", header)
+		}
+	}
+}
+
 func TestDecodeCommandRefuses(t *testing.T) {
 	s := testSubjects(t)
 	for _, tt := range []struct {
