@@ -10,7 +10,7 @@
 // So what is answered is on as many disks as the log has replicas. A worker has one
 // batch under way; after one that took half a millisecond or more the next one waits
 // for those who were answered and come again, for as long as that and 20 ms at most,
-// unless it is larger already.
+// unless it is larger by half already.
 //
 // A batch that may have been lost is appended again. Its worker's id and number
 // are in it, and a batch that is not the next of its worker is passed over, so

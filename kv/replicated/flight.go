@@ -45,6 +45,7 @@ type flight struct {
 	sent      time.Time // when it was last appended
 	due       time.Time // when it is to be appended again
 	marked    bool      // it is appended as a mark
+	full      bool      // more commands waited than it carries
 	sends     int
 	refusals  int // how many of the sends certainly did nothing
 	reason    error

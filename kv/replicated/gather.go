@@ -15,10 +15,10 @@ const (
 )
 
 // A gathering is the short time after a batch was answered in which those whom it
-// answered may come again. The next batch waits for them: else they would miss it,
-// and two halves would take turns, each waiting for the batch of the other. It is
-// over when as many wait as were answered and waited before, or after as long as the
-// batch took, if they do not come.
+// answered may come again. The next batch, unless it [departs], waits for them: else
+// they would miss it, and two halves would take turns, each waiting for the batch of
+// the other. It is over when as many wait as were answered and waited before; if they
+// do not come, after as long as the batch took, and gatherMost at most.
 type gathering struct {
 	expected int       // so many may come, with those who wait already
 	until    time.Time // it ends then at the latest

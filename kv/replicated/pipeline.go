@@ -171,7 +171,7 @@ func (p *pipeline) launch() {
 			n++
 		}
 		p.number++
-		p.flight = &flight{number: p.number, proposals: p.queue[:n:n], readers: p.readers, since: time.Now(), marked: p.store.marks.due()}
+		p.flight = &flight{number: p.number, proposals: p.queue[:n:n], readers: p.readers, since: time.Now(), marked: p.store.marks.due(), full: n < len(p.queue)}
 		p.readers = nil
 		if p.queue = p.queue[n:]; len(p.queue) == 0 {
 			p.queue = nil
@@ -247,7 +247,7 @@ func (p *pipeline) complete(number uint64, outcomes []outcome) {
 	p.flight, p.refusal = nil, nil
 	p.waiting -= landed.members()
 	p.succeeds()
-	if departs(landed.members(), p.queued()) {
+	if landed.full || departs(landed.members(), p.queued()) {
 		p.launch()
 	} else {
 		now := time.Now()
