@@ -61,6 +61,10 @@ func checkPagesOneRevision(e *env) {
 // often as it can beside them; then it checks what read has seen.
 func (s *subject) compareWithHistory(read func(seen func(sighting))) {
 	const writers, rounds, places = 2, 200, 40
+	// Each writer waits for a read to begin so often that the fastest store is read
+	// while it is written to.
+	const atOnce = 10
+	turns := make(chan struct{})
 	for w := range writers {
 		for i := range places {
 			s.set(place(w, i), "")
@@ -71,6 +75,14 @@ func (s *subject) compareWithHistory(read func(seen func(sighting))) {
 		group.Go(func() {
 			h := s.Handle
 			for i := range rounds {
+				if i%atOnce == 0 {
+					select {
+					case <-turns:
+					case <-s.ctx.Done():
+						s.e.Errorf("writer %d: %v", w, s.ctx.Err())
+						return
+					}
+				}
 				// The token is in the next place before it leaves this one.
 				_, err := h.Set(s.ctx, place(w, (i+7)%places), fmt.Sprint("token ", i))
 				if err == nil && i%3 == 0 {
@@ -97,11 +109,18 @@ func (s *subject) compareWithHistory(read func(seen func(sighting))) {
 			running = false
 		default:
 		}
+		for range writers {
+			select {
+			case turns <- struct{}{}:
+			default: // it writes
+			}
+		}
 		read(func(g sighting) { sightings = append(sightings, g) })
 		if s.e.Failed() {
 			break
 		}
 	}
+	close(turns) // nobody waits for a read any more
 	<-done
 	s.checkSightings(sightings)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"iter"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -264,6 +265,7 @@ var bugs = []struct {
 			whole, err := s.Scan(ctx, q)
 			for err == nil && whole.Cursor != "" {
 				q.Cursor = whole.Cursor
+				runtime.Gosched() // on one processor nobody else would write meanwhile
 				var page kv.Page
 				page, err = s.Scan(ctx, q)
 				whole.Entries = append(whole.Entries, page.Entries...)
