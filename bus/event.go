@@ -23,7 +23,7 @@ func (e *Encoder) addEvent(ev kv.Event) {
 	e.addDecimal(idPreviousRevision, ev.PreviousRevision)
 	e.addTime(idTime, ev.Time)
 	e.addTime(idExpiresAt, ev.ExpiresAt)
-	if t := ev.Trace; t != nil && t.Parent != "" {
+	if t := ev.Trace; t.Parent != "" {
 		e.set(idTraceParent, t.Parent)
 		if t.State != "" {
 			e.set(idTraceState, t.State)

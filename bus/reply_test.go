@@ -162,8 +162,8 @@ func TestKeysRoundTrip(t *testing.T) {
 // events are of every kind.
 var events = []kv.Event{
 	{Kind: kv.EventSet, Key: "a", Value: "v", Revision: 1, Time: testTime},
-	{Kind: kv.EventSet, Key: "größe.五", Value: "\x00\xff\r\n", Revision: 9, PreviousRevision: 1, Time: testTime, ExpiresAt: testDeadline, Trace: &kv.Trace{Parent: testParent, State: "a=1"}},
-	{Kind: kv.EventDelete, Key: "a..b", Revision: 10, PreviousRevision: 2, Time: testTime, Trace: &kv.Trace{Parent: testParent}},
+	{Kind: kv.EventSet, Key: "größe.五", Value: "\x00\xff\r\n", Revision: 9, PreviousRevision: 1, Time: testTime, ExpiresAt: testDeadline, Trace: kv.Trace{Parent: testParent, State: "a=1"}},
+	{Kind: kv.EventDelete, Key: "a..b", Revision: 10, PreviousRevision: 2, Time: testTime, Trace: kv.Trace{Parent: testParent}},
 	{Kind: kv.EventExpire, Key: ".", Revision: 11, PreviousRevision: 9, Time: testTime},
 	{Kind: kv.EventTouch, Key: "a", Revision: math.MaxUint64, PreviousRevision: 1, Time: testTime, ExpiresAt: testTime.Add(time.Hour)},
 }

@@ -55,7 +55,7 @@ func (s Subjects) EncodeCommand(cmd kv.Command) (*nats.Msg, error) {
 	if cmd.RequestID != "" {
 		m.Header.Set(HeaderRequestID, cmd.RequestID)
 	}
-	if t := cmd.Trace; t != nil && validTraceParent(t.Parent) {
+	if t := cmd.Trace; validTraceParent(t.Parent) {
 		m.Header.Set(HeaderTraceParent, t.Parent)
 		if validTraceState(t.State) {
 			m.Header.Set(HeaderTraceState, t.State)

@@ -260,14 +260,14 @@ func TestDecodeReplay(t *testing.T) {
 
 // commands are one or more of each that the wire has.
 func commands() []kv.Command {
-	trace := &kv.Trace{Parent: testParent, State: "a=1"}
+	trace := kv.Trace{Parent: testParent, State: "a=1"}
 	return []kv.Command{
 		{Op: kv.OpSet, Key: "a", Value: "v"},
 		{Op: kv.OpSet, Key: "a..b", Value: "\x00\xff\r\n", TTL: 1500 * time.Microsecond, Expect: kv.IfRevision(3), Trace: trace},
 		{Op: kv.OpSet, Key: "größe", TTL: math.MaxInt64, KeepTTL: true, Expect: kv.IfRevision(0)},
 		{Op: kv.OpCompareAndSwap, Key: ".", Value: "v", Expect: kv.IfAbsent()},
 		{Op: kv.OpCompareAndSwap, Key: "a", Value: "v", Expect: kv.IfRevision(math.MaxUint64), TTL: 1},
-		{Op: kv.OpCompareAndSwap, Key: "a", Value: "v", Expect: kv.IfValue("plain text"), Trace: &kv.Trace{Parent: testParent}},
+		{Op: kv.OpCompareAndSwap, Key: "a", Value: "v", Expect: kv.IfValue("plain text"), Trace: kv.Trace{Parent: testParent}},
 		{Op: kv.OpCompareAndSwap, Key: "a", Value: "", Expect: kv.IfValue("")},
 		{Op: kv.OpCompareAndSwap, Key: "a", Value: "v", Expect: kv.IfValue(" space ")},
 		{Op: kv.OpCompareAndSwap, Key: "a", Value: "v", Expect: kv.IfValue("ends with\t")},

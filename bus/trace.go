@@ -14,14 +14,14 @@ const (
 
 // trace returns the trace context of a request. As W3C asks, one that is
 // malformed is as none, and a state that is malformed leaves the parent.
-func (hs *headers) trace() *kv.Trace {
+func (hs *headers) trace() kv.Trace {
 	parent, ok := hs.token(idTraceParent)
 	if !ok || hs.twice.has(idTraceParent) || !validTraceParent(parent) {
-		return nil
+		return kv.Trace{}
 	}
 	// The clones let go of the rest of the header block: a trace lives as long
 	// as the event that carries it.
-	trace := &kv.Trace{Parent: strings.Clone(parent)}
+	trace := kv.Trace{Parent: strings.Clone(parent)}
 	if state, ok := hs.token(idTraceState); ok && !hs.twice.has(idTraceState) && validTraceState(state) {
 		trace.State = strings.Clone(state)
 	}

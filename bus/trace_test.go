@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"github.com/nats-io/nats.go"
+
+	"kvbus/kv"
 )
 
 const testParent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -65,12 +67,8 @@ func TestTraceNeverFailsARequest(t *testing.T) {
 				t.Errorf("%s, %v: %v", name, op, err)
 				continue
 			}
-			if cmd.Trace == nil {
-				if tt.parent != "" {
-					t.Errorf("%s, %v: the trace is lost", name, op)
-				}
-			} else if cmd.Trace.Parent != tt.parent || cmd.Trace.State != tt.state {
-				t.Errorf("%s, %v: %+v", name, op, *cmd.Trace)
+			if want := (kv.Trace{Parent: tt.parent, State: tt.state}); cmd.Trace != want {
+				t.Errorf("%s, %v: %+v, want %+v", name, op, cmd.Trace, want)
 			}
 		}
 	}

@@ -158,7 +158,7 @@ func TestRepliesSurviveTheWire(t *testing.T) {
 
 	ev := kv.Event{
 		Kind: kv.EventSet, Key: "größe..五", Value: "v", Revision: 7, Time: at, ExpiresAt: at,
-		Trace: &kv.Trace{Parent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", State: "a=1"},
+		Trace: kv.Trace{Parent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", State: "a=1"},
 	}
 	if back, err := s.DecodeEvent(send(e.Event(s, ev))); err != nil || !reflect.DeepEqual(back, ev) {
 		t.Errorf("%+v arrived as %+v, %v", ev, back, err)

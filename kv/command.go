@@ -72,8 +72,8 @@ type Command struct {
 	Expect Expectation
 	// Limits are the new limits of [OpSetLimits].
 	Limits Limits
-	// Trace is carried on to the events of the command; it may be nil.
-	Trace *Trace
+	// Trace is carried on to the events of the command.
+	Trace Trace
 	// RequestID makes a command on keys safe to repeat; see [Store.Do]. It is up
 	// to [MaxRequestIDLength] characters of ASCII from '!' to '~'; empty for none.
 	RequestID string

@@ -83,12 +83,11 @@ type Event struct {
 	Time time.Time
 	// ExpiresAt is the deadline of the entry, in UTC; zero where it has none.
 	ExpiresAt time.Time
-	// Trace is the trace context of the command that made the mutation; nil
-	// where it had none.
-	Trace *Trace
+	// Trace is the trace context of the command that made the mutation.
+	Trace Trace
 }
 
-// Trace is a W3C trace context, carried from a command to its events.
+// Trace is a W3C trace context, carried from a command to its events; zero for none.
 type Trace struct {
 	Parent, State string
 }

@@ -73,7 +73,7 @@ func (sc *scene) write(t *testing.T) {
 		case 2:
 			_, err := sc.all.Do(t.Context(), kv.Command{
 				Op: kv.OpSet, Key: key, Value: "traced",
-				Trace: &kv.Trace{Parent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"},
+				Trace: kv.Trace{Parent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"},
 			})
 			must(err)
 		default:

@@ -217,7 +217,7 @@ func (e *env) same(got, want kv.Event) {
 	if got.Time.IsZero() || got.Time.Location() != time.UTC {
 		e.Errorf("event %d: its time is %v, want one in UTC", got.Revision, got.Time)
 	}
-	got.Time, got.Trace, want.Time, want.Trace = time.Time{}, nil, time.Time{}, nil
+	got.Time, got.Trace, want.Time, want.Trace = time.Time{}, kv.Trace{}, time.Time{}, kv.Trace{}
 	if got != want {
 		e.Errorf("event\n got %+v\nwant %+v", got, want)
 	}

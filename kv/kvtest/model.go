@@ -83,7 +83,7 @@ func (m *Model) Apply(now int64, cmd kv.Command) (kv.Result, error) {
 		return m.do(cmd, expired)
 	}
 	same := cmd
-	same.Trace, same.Limits = nil, kv.Limits{}
+	same.Trace, same.Limits = kv.Trace{}, kv.Limits{}
 	for _, before := range m.done {
 		if b := before.Command; b.Op == cmd.Op && b.Key == cmd.Key && b.RequestID == cmd.RequestID {
 			if b != same {
@@ -172,7 +172,7 @@ func (m *Model) Expire(now int64) int {
 		return cmp.Compare(x.revision, y.revision)
 	})
 	for _, key := range due {
-		m.remove(kv.EventExpire, key, nil)
+		m.remove(kv.EventExpire, key, kv.Trace{})
 	}
 	return len(due)
 }
@@ -330,7 +330,7 @@ func (m *Model) put(kind kv.EventKind, cmd kv.Command, value string, deadline in
 
 // remove makes the mutation that takes a live key away, and returns its
 // revision.
-func (m *Model) remove(kind kv.EventKind, key string, trace *kv.Trace) uint64 {
+func (m *Model) remove(kind kv.EventKind, key string, trace kv.Trace) uint64 {
 	event := kv.Event{
 		Kind:             kind,
 		Key:              key,

@@ -198,7 +198,7 @@ func checkRepeatElsewhere(e *env) {
 
 func checkRepeatTrace(e *env) {
 	s := e.open()
-	parent := func(n int) *kv.Trace { return &kv.Trace{Parent: fmt.Sprintf("00-%032d-%016d-01", n, n)} }
+	parent := func(n int) kv.Trace { return kv.Trace{Parent: fmt.Sprintf("00-%032d-%016d-01", n, n)} }
 	cmd := kv.Command{Op: kv.OpIncrement, Key: "key", Delta: 1, RequestID: "1", Trace: parent(1)}
 	first := s.do(cmd)
 	cmd.Trace = parent(2)

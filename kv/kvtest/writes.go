@@ -96,14 +96,14 @@ func checkTrace(e *env) {
 		{Op: kv.OpTouch, Key: "key"},
 		{Op: kv.OpDelete, Key: "key"},
 	} {
-		cmd.Trace = &trace
+		cmd.Trace = trace
 		s.do(cmd)
-		if got := w.next().Trace; got == nil || *got != trace {
+		if got := w.next().Trace; got != trace {
 			e.Errorf("%v: the event has trace %+v, want %+v", cmd.Op, got, trace)
 		}
 	}
 	s.set("key", "1")
-	if got := w.next().Trace; got != nil {
+	if got := w.next().Trace; got != (kv.Trace{}) {
 		e.Errorf("the event of a command without a trace has %+v", got)
 	}
 }

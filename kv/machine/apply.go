@@ -88,7 +88,7 @@ func (m *Machine) Expire(now int64) int {
 		if n == nil {
 			return expired
 		}
-		m.remove(n, kv.EventExpire, nil)
+		m.remove(n, kv.EventExpire, kv.Trace{})
 		expired++
 	}
 }
@@ -193,7 +193,7 @@ func (m *Machine) replace(n *node, old *version, value string, deadline int64) *
 }
 
 // remove takes a live node out.
-func (m *Machine) remove(n *node, kind kv.EventKind, trace *kv.Trace) {
+func (m *Machine) remove(n *node, kind kv.EventKind, trace kv.Trace) {
 	old := n.current.Load()
 	m.keepForViews(n, old)
 	n.current.Store(nil)
@@ -207,7 +207,7 @@ func (m *Machine) remove(n *node, kind kv.EventKind, trace *kv.Trace) {
 }
 
 // emit adds the event of the mutation that led to the current revision.
-func (m *Machine) emit(kind kv.EventKind, key string, old, next *version, trace *kv.Trace) {
+func (m *Machine) emit(kind kv.EventKind, key string, old, next *version, trace kv.Trace) {
 	event := m.ring.push()
 	event.Kind = kind
 	event.Key = key

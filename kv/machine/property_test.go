@@ -73,7 +73,7 @@ var (
 	patterns = rapid.SampledFrom([]string{">", "*", "a.>", "*.b", "a.=.b", "a.=", "a.*", "b", "c.>"})
 	badKeys  = rapid.SampledFrom([]string{"", " ", "a b", "*", "\xff"})
 	ids      = rapid.SampledFrom([]string{"", "", "1", "2"})
-	traces   = rapid.SampledFrom([]*kv.Trace{nil, nil, {Parent: "00-1-2-01", State: "s=1"}})
+	traces   = rapid.SampledFrom([]kv.Trace{{}, {}, {Parent: "00-1-2-01", State: "s=1"}})
 	limits   = rapid.Custom(func(t *rapid.T) kv.Limits {
 		return kv.Limits{
 			MaxKeys:      rapid.SampledFrom([]int64{0, 0, 5, 4, 2}).Draw(t, "max keys"),
@@ -290,9 +290,7 @@ func (p *pair) oldest() uint64 {
 	oldest, size := p.model.Revision()+1, int64(0)
 	for i, e := range slices.Backward(events) {
 		size += int64(machine.EventOverhead + len(e.Key) + len(e.Value))
-		if e.Trace != nil {
-			size += int64(len(e.Trace.Parent) + len(e.Trace.State))
-		}
+		size += int64(len(e.Trace.Parent) + len(e.Trace.State))
 		n := len(events) - i
 		if n > 1 && (n > p.opts.ReplayEvents || size > p.opts.ReplayBytes) {
 			break

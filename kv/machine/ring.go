@@ -8,7 +8,7 @@ import (
 
 // EventOverhead is what the ring counts for an event beside its key and value,
 // in bytes: the size of the event itself.
-const EventOverhead = 128
+const EventOverhead = 136
 
 // ringChunk is the number of events that are allocated together.
 const ringChunk = 1024
@@ -72,11 +72,7 @@ func (r *ring) drop() {
 }
 
 func cost(event *kv.Event) int64 {
-	n := EventOverhead + len(event.Key) + len(event.Value)
-	if event.Trace != nil {
-		n += len(event.Trace.Parent) + len(event.Trace.State)
-	}
-	return int64(n)
+	return int64(EventOverhead + len(event.Key) + len(event.Value) + len(event.Trace.Parent) + len(event.Trace.State))
 }
 
 // oldest returns the revision of the oldest event held, given the newest.

@@ -76,7 +76,7 @@ func tracedAndRepeated(t *testing.T, store kv.Store, n int) {
 	for i := range n {
 		cmd := kv.Command{
 			Op: kv.OpIncrement, Key: "traced", Delta: 1, RequestID: fmt.Sprint("request", i/2),
-			Trace: &kv.Trace{Parent: fmt.Sprintf("00-0af7651916cd43dd8448eb211c80319c-%016x-01", i+1), State: "vendor=1"},
+			Trace: kv.Trace{Parent: fmt.Sprintf("00-0af7651916cd43dd8448eb211c80319c-%016x-01", i+1), State: "vendor=1"},
 		}
 		if _, err := store.Do(bounded(t), cmd); err != nil {
 			t.Fatal(err)

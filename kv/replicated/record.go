@@ -114,8 +114,8 @@ func sizeCommand(cmd *kv.Command) int {
 	if cmd.Op == kv.OpSetLimits {
 		size += sizeMessage(sizeLimits(&cmd.Limits))
 	}
-	if cmd.Trace != nil {
-		size += sizeMessage(sizeTrace(cmd.Trace))
+	if cmd.Trace != (kv.Trace{}) {
+		size += sizeMessage(sizeTrace(&cmd.Trace))
 	}
 	return size + sizeText(cmd.RequestID)
 }
@@ -134,8 +134,8 @@ func appendCommand(dst []byte, cmd *kv.Command) []byte {
 		dst = appendMessage(dst, 10, sizeLimits(&cmd.Limits))
 		dst = appendLimits(dst, &cmd.Limits)
 	}
-	if cmd.Trace != nil {
-		dst = appendMessage(dst, 11, sizeTrace(cmd.Trace))
+	if cmd.Trace != (kv.Trace{}) {
+		dst = appendMessage(dst, 11, sizeTrace(&cmd.Trace))
 		dst = appendText(dst, 1, cmd.Trace.Parent)
 		dst = appendText(dst, 2, cmd.Trace.State)
 	}
@@ -274,7 +274,7 @@ func decodeCommand(f fields, cmd *kv.Command) error {
 }
 
 // trace returns the value of a field that is a Trace.
-func (f *fields) trace() *kv.Trace {
+func (f *fields) trace() kv.Trace {
 	var t kv.Trace
 	in := f.inner()
 	for in.next() {
@@ -288,7 +288,7 @@ func (f *fields) trace() *kv.Trace {
 		}
 	}
 	f.within("trace", in.err)
-	return &t
+	return t
 }
 
 // limits returns the value of a field that is a Limits.

