@@ -162,10 +162,20 @@ func (m *Machine) clear(cmd *kv.Command) kv.Result {
 		doomed = append(doomed, n)
 		return true
 	})
+	m.clearing.Store(&cmd.Key)
+	defer m.clearing.Store(nil)
 	for _, n := range doomed {
 		m.remove(n, kv.EventDelete, cmd.Trace)
 	}
 	return kv.Result{Applied: len(doomed) > 0, Number: int64(len(doomed))}
+}
+
+// clears reports whether a clear that is under way removes key. A read without the
+// lock asks this first, and takes the key for gone: else it would see a clear half
+// done.
+func (m *Machine) clears(key string) bool {
+	prefix := m.clearing.Load()
+	return prefix != nil && strings.HasPrefix(key, *prefix)
 }
 
 // insert adds a node without a version for key.

@@ -45,6 +45,7 @@ type Machine struct {
 	bytes    int64
 	now      int64
 	revision atomic.Uint64
+	clearing atomic.Pointer[string] // prefix of the clear under way; nil while none is
 }
 
 // A node is a live key; it stays in its place for as long as the key lives.

@@ -97,7 +97,11 @@ func (s *Shared) Revision() uint64 { return s.machine.Load().Revision() }
 // handed up in registers alone: it would be copied at each level, in pieces of
 // another size than those it was just written in, for which a processor waits.
 func (s *Shared) Get(key string, now func() time.Time, entry *kv.Entry) error {
-	n := s.machine.Load().table.get(key)
+	m := s.machine.Load()
+	if m.clears(key) {
+		return absent(key)
+	}
+	n := m.table.get(key)
 	v := n.version()
 	if v == nil || v.deadline != 0 && v.deadline <= now().UnixNano() {
 		return absent(key)

@@ -92,3 +92,37 @@ func TestClosedMachineIsRead(t *testing.T) {
 		t.Errorf("after that: %v", err)
 	}
 }
+
+// A read sees all of a clear or nothing, while it is under way too.
+func TestClearIsOneStepForReaders(t *testing.T) {
+	const keys = 100_000
+	first, last := "k0", fmt.Sprint("k", keys-1)
+	for _, tt := range []struct{ gone, then string }{{first, last}, {last, first}} {
+		s := Share(New(Options{}))
+		update := func(f func(m *Machine)) {
+			if _, err := s.Update(f); err != nil {
+				t.Error(err)
+			}
+		}
+		update(func(m *Machine) {
+			for i := range keys {
+				apply(t, m, kv.Command{Op: kv.OpSet, Key: fmt.Sprint("k", i)})
+			}
+			apply(t, m, kv.Command{Op: kv.OpSet, Key: "stays"})
+		})
+		var writer sync.WaitGroup
+		writer.Go(func() {
+			update(func(m *Machine) { apply(t, m, kv.Command{Op: kv.OpClear, Key: "k"}) })
+		})
+		var entry kv.Entry
+		for s.Get(tt.gone, time.Now, &entry) == nil {
+		}
+		if err := s.Get(tt.then, time.Now, &entry); !errors.Is(err, kv.ErrNotFound) {
+			t.Errorf("%s is gone, and then %s is there: %v", tt.gone, tt.then, err)
+		}
+		if err := s.Get("stays", time.Now, &entry); err != nil {
+			t.Errorf("beside the clear: %v", err)
+		}
+		writer.Wait()
+	}
+}
