@@ -86,8 +86,17 @@ func (s *Shared) Close() {
 	wake.Up()
 }
 
-// Revision returns the revision of the last mutation. It waits for nobody.
+// Revision returns the revision of the last mutation. It waits for nobody. Get may
+// have shown the one after it already.
 func (s *Shared) Revision() uint64 { return s.machine.Load().Revision() }
+
+// Settled returns the revision of the last mutation, all that Get has shown
+// included. It waits for the update that is under way.
+func (s *Shared) Settled() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.Revision()
+}
 
 // Get fills entry, which is zero, with that of key, and fails as [kv.Store.Get]
 // does. It asks now for the time only where the entry has a deadline. It waits
@@ -142,7 +151,7 @@ func (s *Shared) Replay(q kv.ReplayQuery) (kv.Replay, error) {
 	if err := kv.ValidatePrefix(q.Prefix); err != nil {
 		return kv.Replay{}, err
 	}
-	return Replay(q, s.Revision(), s.Events)
+	return Replay(q, s.Settled(), s.Events)
 }
 
 // OldestRevision returns the revision of the oldest event in the ring; it is one

@@ -3,6 +3,7 @@ package machine
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -124,5 +125,45 @@ func TestClearIsOneStepForReaders(t *testing.T) {
 			t.Errorf("beside the clear: %v", err)
 		}
 		writer.Wait()
+	}
+}
+
+// A read may show a write whose revision is not told yet; whoever then asks for the
+// revision, or for the events, has that write.
+func TestWhatWasReadIsSettled(t *testing.T) {
+	s := Share(New(Options{}))
+	type answer struct {
+		settled uint64
+		replay  kv.Replay
+		err     error
+	}
+	answers := make(chan answer, 1)
+	_, err := s.Update(func(m *Machine) {
+		n := m.insert("k")
+		n.current.Store(&version{value: "v", revision: 1})
+		var entry kv.Entry
+		if err := s.Get("k", time.Now, &entry); err != nil || entry.Revision <= s.Revision() {
+			t.Errorf("in the middle of a write %+v is read, %v, at revision %d", entry, err, s.Revision())
+		}
+		asked := make(chan struct{})
+		go func() {
+			close(asked)
+			var a answer
+			a.replay, a.err = s.Replay(kv.ReplayQuery{})
+			a.settled = s.Settled()
+			answers <- a
+		}()
+		<-asked
+		for range 100 { // it would go by the revision that it finds
+			runtime.Gosched()
+		}
+		m.revision.Store(1)
+		m.emit(kv.EventSet, "k", nil, n.version(), kv.Trace{})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := <-answers; got.err != nil || got.settled != 1 || got.replay.Revision != 1 || len(got.replay.Events) != 1 {
+		t.Errorf("after a read of revision 1 the store is at %d, with the events %+v, %v", got.settled, got.replay, got.err)
 	}
 }

@@ -143,7 +143,10 @@ func (s *Store) readable(ctx context.Context, opts kv.ReadOptions) error {
 	if s.shared.Closed() {
 		return kv.ErrClosed
 	}
-	if revision := s.shared.Revision(); opts.MinRevision > revision {
+	if opts.MinRevision <= s.shared.Revision() {
+		return nil
+	}
+	if revision := s.shared.Settled(); opts.MinRevision > revision {
 		// Nobody else writes: no wait would bring it.
 		return fmt.Errorf("%w: the store is at revision %d, before %d", kv.ErrUnavailable, revision, opts.MinRevision)
 	}
