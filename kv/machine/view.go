@@ -41,8 +41,14 @@ func (m *Machine) View() *View {
 	return v
 }
 
-// Close lets go of what the view holds. Closing it again does nothing.
-func (v *View) Close() { v.closed.Store(true) }
+// Close lets go of what the view holds. Closing it again does nothing. No other
+// method may be called then.
+func (v *View) Close() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.closed.Store(true)
+	v.index, v.requests, v.kept = nil, requestList{}, nil
+}
 
 // Revision returns the revision of the view.
 func (v *View) Revision() uint64 { return v.revision }
@@ -57,10 +63,16 @@ func (m *Machine) keepForViews(n *node, old *version) {
 	m.dropClosedViews()
 	for _, v := range m.views {
 		if old.revision <= v.revision {
-			v.mu.Lock()
-			v.kept[n] = old
-			v.mu.Unlock()
+			v.keep(n, old)
 		}
+	}
+}
+
+func (v *View) keep(n *node, old *version) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if !v.closed.Load() {
+		v.kept[n] = old
 	}
 }
 

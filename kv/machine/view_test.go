@@ -28,6 +28,9 @@ func TestViewKeepsNothingAfterClose(t *testing.T) {
 		t.Fatalf("the views keep %d and %d versions, want 100 each", len(first.kept), len(second.kept))
 	}
 	first.Close()
+	if first.kept != nil || first.index != nil {
+		t.Error("a view that was closed holds on to the past until something else happens")
+	}
 	apply(t, m, kv.Command{Op: kv.OpSet, Key: "1", Value: "later"})
 	if len(m.views) != 1 || m.views[0] != second {
 		t.Errorf("%d views are open after one of two was closed", len(m.views))
