@@ -140,7 +140,8 @@ func (m *Machine) NextDeadline() (int64, bool) {
 func (m *Machine) DeadlineBound() int64 { return m.deadlines.bound() }
 
 // Events copies the events after a revision into buf, in revision order and
-// with none left out, and returns how many those were: 0 if there is none yet.
+// with none left out, and returns how many those were: 0 if there is none yet. It
+// copies large ones a few at a time.
 // It fails with [kv.ErrCompacted] if the ring no longer holds the first of them.
 func (m *Machine) Events(after uint64, buf []kv.Event) (int, error) {
 	return m.ring.read(after, m.Revision(), buf)

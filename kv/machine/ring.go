@@ -10,6 +10,10 @@ import (
 // in bytes: the size of the event itself.
 const EventOverhead = 136
 
+// readBytes is what a read copies at most, by the same count, unless its first event
+// is larger: whoever takes long over a copy holds that much beside the ring.
+const readBytes = 1 << 20
+
 // ringChunk is the number of events that are allocated together.
 const ringChunk = 1024
 
@@ -88,9 +92,13 @@ func (r *ring) read(after, revision uint64, buf []kv.Event) (int, error) {
 		return 0, fmt.Errorf("%w: after %d; the oldest event held is %d", kv.ErrCompacted, after, oldest)
 	}
 	first := int(after + 1 - oldest)
-	n := min(len(buf), r.events-first)
-	for i := range n {
-		buf[i] = *r.at(first + i)
+	n, size := 0, int64(0)
+	for ; n < min(len(buf), r.events-first); n++ {
+		event := r.at(first + n)
+		if size += cost(event); size > readBytes && n > 0 {
+			break
+		}
+		buf[n] = *event
 	}
 	return n, nil
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 
@@ -98,5 +99,26 @@ func TestForget(t *testing.T) {
 	}
 	if m.ring.bytes != 0 || len(m.ring.chunks) > 1 {
 		t.Errorf("an empty ring has %d bytes in %d chunks", m.ring.bytes, len(m.ring.chunks))
+	}
+}
+
+// Large events are copied a few at a time, and one that is larger alone.
+func TestReadIsBoundedByBytes(t *testing.T) {
+	m := New(Options{})
+	sizes := []int{readBytes / 3, readBytes / 3, readBytes / 3, 2 * readBytes, 0, 0}
+	for _, size := range sizes {
+		apply(t, m, kv.Command{Op: kv.OpSet, Key: "k", Value: strings.Repeat("v", size)})
+	}
+	buf := make([]kv.Event, 10)
+	after, got := uint64(0), []int{}
+	for after < m.Revision() {
+		n, err := m.Events(after, buf)
+		if err != nil || n == 0 {
+			t.Fatalf("after %d: %d events, %v", after, n, err)
+		}
+		got, after = append(got, n), buf[n-1].Revision
+	}
+	if want := []int{2, 1, 1, 2}; !slices.Equal(got, want) {
+		t.Errorf("%v bytes are read %v at a time, want %v", sizes, got, want)
 	}
 }
