@@ -162,16 +162,42 @@ func TestRestoredMachineIsEqual(t *testing.T) {
 	})
 }
 
+func TestRestoreRefusesEntries(t *testing.T) {
+	state := machine.State{Revision: 5, Time: 100, Keys: 2}
+	sound := kv.Entry{Key: "a", Revision: 5, ExpiresAt: time.Unix(0, 101)}
+	restore := func(second kv.Entry) error {
+		_, err := machine.Restore(machine.Options{}, state, nil, func(yield func(kv.Entry, error) bool) {
+			_ = yield(sound, nil) && yield(second, nil)
+		})
+		return err
+	}
+	for name, entry := range map[string]kv.Entry{
+		"of a later revision":      {Key: "b", Revision: 6},
+		"without a revision":       {Key: "b"},
+		"that has expired":         {Key: "b", Revision: 1, ExpiresAt: time.Unix(0, 100)},
+		"that is there twice":      {Key: "a", Revision: 1},
+		"that is not in its place": {Key: "A", Revision: 1},
+	} {
+		if err := restore(entry); err == nil {
+			t.Errorf("an entry %s: restored", name)
+		}
+	}
+	if err := restore(kv.Entry{Key: "b", Revision: 1}); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestRestoreRefusesRequests(t *testing.T) {
 	none := iter.Seq2[kv.Entry, error](func(func(kv.Entry, error) bool) {})
 	r := func(id byte, time int64) machine.Request { return machine.Request{ID: machine.Digest{id}, Time: time} }
 	for name, requests := range map[string][]machine.Request{
-		"twice the same":     {r(1, 1), r(1, 1)},
-		"not in their order": {r(1, 2), r(2, 1)},
-		"of the future":      {r(1, 101)},
-		"unknown failure":    {{Failure: machine.FailureQuotaExceeded + 1}},
+		"twice the same":      {r(1, 1), r(1, 1)},
+		"not in their order":  {r(1, 2), r(2, 1)},
+		"of the future":       {r(1, 101)},
+		"of a later revision": {{Time: 1, Revision: 6}},
+		"unknown failure":     {{Failure: machine.FailureQuotaExceeded + 1}},
 	} {
-		if _, err := machine.Restore(machine.Options{}, machine.State{Time: 100}, requests, none); err == nil {
+		if _, err := machine.Restore(machine.Options{}, machine.State{Revision: 5, Time: 100}, requests, none); err == nil {
 			t.Errorf("%s: restored", name)
 		}
 	}

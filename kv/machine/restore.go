@@ -48,14 +48,19 @@ func Restore(opts Options, state State, requests []Request, entries iter.Seq2[kv
 		if err != nil {
 			return nil, err
 		}
-		if entry.Key <= last && m.keys > 0 {
-			return nil, fmt.Errorf("entries out of order: %q after %q", entry.Key, last)
-		}
-		last = entry.Key
 		v := &version{value: entry.Value, revision: entry.Revision}
 		if !entry.ExpiresAt.IsZero() {
 			v.deadline = entry.ExpiresAt.UnixNano()
 		}
+		switch {
+		case entry.Key <= last && m.keys > 0:
+			return nil, fmt.Errorf("entries out of order: %q after %q", entry.Key, last)
+		case v.revision == 0 || v.revision > state.Revision:
+			return nil, fmt.Errorf("entry %q is of revision %d, and the state of %d", entry.Key, v.revision, state.Revision)
+		case v.deadline != 0 && v.deadline <= state.Time:
+			return nil, fmt.Errorf("entry %q expired before the time of the state", entry.Key)
+		}
+		last = entry.Key
 		n := newNode(entry.Key)
 		n.current.Store(v)
 		m.table.put(n)
@@ -75,6 +80,8 @@ func (m *Machine) restoreRequests(requests []Request) error {
 		switch {
 		case i > 0 && r.Time < requests[i-1].Time, r.Time > m.now:
 			return fmt.Errorf("request %d of %d is of another time", i+1, len(requests))
+		case r.Revision > m.Revision():
+			return fmt.Errorf("request %d of %d has revision %d, and the state %d", i+1, len(requests), r.Revision, m.Revision())
 		case m.requests.byID[r.ID] != nil:
 			return fmt.Errorf("request %d of %d is there twice", i+1, len(requests))
 		case !r.Failure.Valid():
