@@ -121,10 +121,10 @@ const (
 // their place.
 func (l Limits) RequestWindow() (ids int64, age time.Duration) {
 	ids, age = l.MaxRequestIDs, l.MaxRequestAge
-	if ids == 0 {
+	if ids <= 0 {
 		ids = DefaultRequestIDs
 	}
-	if age == 0 {
+	if age <= 0 {
 		age = DefaultRequestAge
 	}
 	return ids, age
