@@ -168,7 +168,7 @@ func (c *Command) Validate() error {
 // commands on a key that is known to be valid.
 func (c *Command) ValidateArguments() error {
 	if c.TTL < 0 {
-		return fmt.Errorf("%w: TTL %v; it is at least 1ns", ErrInvalidArgument, c.TTL)
+		return refuseTTL(c.TTL)
 	}
 	switch kind := c.Expect.Kind; c.Op {
 	case OpCompareAndSwap:
@@ -188,6 +188,10 @@ func (c *Command) ValidateArguments() error {
 		return nil
 	}
 	return c.validateRequestID()
+}
+
+func refuseTTL(ttl time.Duration) error {
+	return fmt.Errorf("%w: TTL %v; it is at least 1ns", ErrInvalidArgument, ttl)
 }
 
 func (c *Command) validateRequestID() error {

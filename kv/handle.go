@@ -3,6 +3,7 @@ package kv
 import (
 	"context"
 	"errors"
+	"fmt"
 	"iter"
 	"time"
 )
@@ -20,42 +21,57 @@ func Of(store Store) Handle { return Handle{store} }
 // Store returns the store behind the handle.
 func (h Handle) Store() Store { return h.store }
 
-// A WriteOption adds something to a write.
-type WriteOption func(*Command)
+// A WriteOption adds something to a write. It fails with [ErrInvalidArgument] where
+// the command would mean something else with it than was asked for.
+type WriteOption func(*Command) error
 
 // WithTTL gives the entry a life, at least 1ns. Without it a write removes any
 // deadline.
 func WithTTL(ttl time.Duration) WriteOption {
-	return func(c *Command) {
-		if c.TTL = ttl; ttl == 0 {
-			c.TTL = -1 // the command is refused; 0 would mean for ever
+	return func(c *Command) error {
+		if ttl == 0 { // which would mean for ever
+			return refuseTTL(ttl)
 		}
+		c.TTL = ttl
+		return nil
 	}
 }
 
 // KeepTTL leaves a live key its deadline; [WithTTL] then counts only where the
 // write creates the key.
-func KeepTTL() WriteOption { return func(c *Command) { c.KeepTTL = true } }
+func KeepTTL() WriteOption {
+	return func(c *Command) error {
+		c.KeepTTL = true
+		return nil
+	}
+}
 
 // AtRevision lets a set or a delete happen only if the key is at that revision,
 // 0 for not there; otherwise it fails with [ErrConflict].
 func AtRevision(revision uint64) WriteOption {
-	return func(c *Command) { c.Expect = IfRevision(revision) }
+	return func(c *Command) error {
+		if c.Expect.Kind != ExpectAny { // which would be dropped
+			return fmt.Errorf("%w: %v with two expectations", ErrInvalidArgument, c.Op)
+		}
+		c.Expect = IfRevision(revision)
+		return nil
+	}
 }
 
 // WithRequestID makes the write safe to repeat with the same id; see [Store.Do].
 // An empty id is refused.
 func WithRequestID(id string) WriteOption {
-	return func(c *Command) {
-		if c.RequestID = id; id == "" {
-			c.RequestID = " " // the command is refused; empty would mean none
-		}
+	return func(c *Command) error {
+		c.RequestID = id
+		return c.validateRequestID() // an empty one would mean none
 	}
 }
 
 func (h Handle) do(ctx context.Context, cmd Command, opts []WriteOption) (Result, error) {
 	for _, opt := range opts {
-		opt(&cmd)
+		if err := opt(&cmd); err != nil {
+			return Result{}, err
+		}
 	}
 	return h.store.Do(ctx, cmd)
 }
@@ -158,6 +174,7 @@ func (h Handle) Keys(ctx context.Context, prefix string) ([]string, error) {
 // a later one.
 func (h Handle) Entries(ctx context.Context, q Query) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
+		q := q // each iteration begins at the beginning
 		if q.Limit == 0 {
 			q.Limit = 1000
 		}

@@ -54,11 +54,6 @@ func TestHandleCommands(t *testing.T) {
 			kv.Command{Op: kv.OpSet, Key: "k", RequestID: "1"},
 			func() (any, error) { return h.Set(ctx, "k", "", kv.WithRequestID("1")) }, uint64(7),
 		},
-		{
-			kv.Command{Op: kv.OpDelete, Key: "k", RequestID: " "},
-			func() (any, error) { return h.Delete(ctx, "k", kv.WithRequestID("")) }, true,
-		},
-		{kv.Command{Op: kv.OpSet, Key: "k", TTL: -1}, func() (any, error) { return h.Set(ctx, "k", "", kv.WithTTL(0)) }, uint64(7)},
 		{kv.Command{Op: kv.OpIncrement, Key: "k", Delta: -2}, func() (any, error) { return h.Increment(ctx, "k", -2) }, int64(5)},
 		{kv.Command{Op: kv.OpDelete, Key: "k"}, func() (any, error) { return h.Delete(ctx, "k") }, true},
 		{
@@ -89,6 +84,53 @@ func TestHandleCommands(t *testing.T) {
 			t.Errorf("%v: error %v, want %v", c.want.Op, err, s.err)
 		}
 		s.err = nil
+	}
+}
+
+// An option that would be lost, or mean something else, is refused.
+func TestHandleRefuses(t *testing.T) {
+	ctx, s := t.Context(), &spy{}
+	h := kv.Of(s)
+	for says, call := range map[string]func() error{
+		"TTL 0s":                  func() error { _, err := h.Set(ctx, "k", "", kv.WithTTL(0)); return err },
+		"a request id of 0 bytes": func() error { _, err := h.Delete(ctx, "k", kv.WithRequestID("")); return err },
+		"cas with two expectation": func() error {
+			_, _, err := h.CompareAndSwap(ctx, "k", kv.IfValue("v"), "w", kv.AtRevision(1))
+			return err
+		},
+		"set with two expectation": func() error { _, err := h.Set(ctx, "k", "", kv.AtRevision(1), kv.AtRevision(2)); return err },
+	} {
+		if err := call(); !errors.Is(err, kv.ErrInvalidArgument) || !strings.Contains(err.Error(), says) {
+			t.Errorf("error %v, want %q", err, says)
+		}
+		if s.cmd != (kv.Command{}) {
+			t.Errorf("%s: the store was given %+v", says, s.cmd)
+		}
+	}
+}
+
+// An iteration that was broken off has no part in the next one.
+func TestHandleEntriesAgain(t *testing.T) {
+	ctx, h := t.Context(), newHandle(t)
+	for i := range 5 {
+		if _, err := h.Set(ctx, fmt.Sprint("k", i), ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	entries := h.Entries(ctx, kv.Query{Limit: 2})
+	for _, want := range []string{"k0 k1 k2", "k0 k1 k2 k3 k4"} {
+		var got []string
+		for entry, err := range entries {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got = append(got, entry.Key); strings.Join(got, " ") == want {
+				break
+			}
+		}
+		if got := strings.Join(got, " "); got != want {
+			t.Errorf("the entries begin with %s, want %s", got, want)
+		}
 	}
 }
 
