@@ -3,6 +3,7 @@ package machine
 import (
 	"errors"
 	"testing"
+	"time"
 
 	"kvbus/kv"
 )
@@ -19,6 +20,16 @@ func TestLoggedKeyIsNotJudged(t *testing.T) {
 	}
 	if entry, ok := m.Get(cmd.Key); !ok || entry.Value != "v" {
 		t.Errorf("the entry is %+v, %v", entry, ok)
+	}
+	apply(t, m, kv.Command{Op: kv.OpSet, Key: "b"})
+	view := m.View()
+	defer view.Close()
+	page, err := view.Scan(kv.Query{Limit: 1}, time.Unix(0, 1))
+	if err == nil {
+		page, err = view.Scan(kv.Query{Cursor: page.Cursor}, time.Unix(0, 1))
+	}
+	if err != nil || len(page.Entries) != 1 || page.Entries[0].Key != "b" {
+		t.Errorf("the page after it is %+v, %v", page, err)
 	}
 	cmd.TTL = -1
 	if _, err := m.ApplyLogged(1, cmd); !errors.Is(err, kv.ErrInvalidArgument) {

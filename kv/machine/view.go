@@ -104,7 +104,10 @@ func (v *View) Scan(q kv.Query, now time.Time) (kv.Page, error) {
 		return kv.Page{}, err
 	}
 	if err := kv.ValidatePrefix(q.Cursor); err != nil {
-		return kv.Page{}, err
+		// A logged key may be of a later Unicode; the page before ended with it.
+		if _, isKey := v.index.Get(q.Cursor); !isKey {
+			return kv.Page{}, err
+		}
 	}
 	page := kv.Page{Revision: v.revision}
 	bound := commonPrefix(q)
