@@ -6,7 +6,7 @@ import (
 )
 
 // The errors of a store. They come wrapped with what was asked and the rule
-// that it broke; match them with [errors.Is].
+// that it broke, where there is more to say; match them with [errors.Is].
 var (
 	// ErrInvalidKey: the key, or a prefix of keys, breaks the rule of [ValidateKey].
 	ErrInvalidKey = errors.New("invalid key")

@@ -50,7 +50,8 @@ type Store interface {
 	// iteration starts. A [*LagError] says that events were lost, and the watch
 	// goes on; after any other error it is over: the context's error,
 	// [ErrClosed], or [ErrCompacted] if the starting point is no longer held.
-	// The sequence can be iterated once.
+	// The sequence can be iterated once. After Close it may still give the events
+	// that are held, before [ErrClosed].
 	Watch(ctx context.Context, opts WatchOptions) iter.Seq2[Event, error]
 
 	// Info describes the store.

@@ -183,7 +183,7 @@ func TestRecorder(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for _, cmd := range []kv.Command{{Op: kv.OpClear}, {Op: kv.OpSet, Key: "k", TTL: 1}} {
+	for _, cmd := range []kv.Command{{Op: kv.OpClear}, {Op: kv.OpSet, Key: "k", TTL: 1}, {Op: kv.OpSet, Key: "k", RequestID: "1"}} {
 		if _, err := s.Do(ctx, cmd); !errors.Is(err, kv.ErrInvalidArgument) {
 			t.Errorf("%v: %v", cmd.Op, err)
 		}

@@ -96,8 +96,9 @@ var bugs = []struct {
 	}},
 	{"counts what was lost wrongly", "watch/a slow one is told what it missed", func(s kv.Store, p *planted) {
 		p.watch = func(ctx context.Context, opts kv.WatchOptions) iter.Seq2[kv.Event, error] {
+			seq := s.Watch(ctx, opts)
 			return func(yield func(kv.Event, error) bool) {
-				for event, err := range s.Watch(ctx, opts) {
+				for event, err := range seq {
 					if lag, ok := errors.AsType[*kv.LagError](err); ok {
 						err = &kv.LagError{First: lag.First, Last: lag.Last - 1}
 					}

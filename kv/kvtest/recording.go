@@ -30,7 +30,7 @@ func NewRecorder() *Recorder { return &Recorder{start: time.Now()} }
 // goroutine one of its own, or their operations can't be told apart.
 //
 // What has no place in a history it refuses with [kv.ErrInvalidArgument]: lives,
-// and the clearing of keys.
+// the clearing of keys, and commands that may be given twice.
 func (r *Recorder) Client(store kv.Store) kv.Store {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -61,7 +61,7 @@ type recorded struct {
 
 // Do implements [kv.Store].
 func (c *recorded) Do(ctx context.Context, cmd kv.Command) (kv.Result, error) {
-	if cmd.Op == kv.OpClear || cmd.TTL != 0 {
+	if cmd.Op == kv.OpClear || cmd.TTL != 0 || cmd.RequestID != "" {
 		return kv.Result{}, fmt.Errorf("%w: a history has no place for %s", kv.ErrInvalidArgument, describe(cmd))
 	}
 	if !cmd.Op.OnKey() {
