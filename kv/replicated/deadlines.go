@@ -71,7 +71,7 @@ func (d *deadlineTimer) ring() {
 	if err != nil || !pending {
 		return
 	}
-	if turn := due + int64(deadlineTurn)*int64(min(place, deadlineTurns)); time.Now().UnixNano() < turn {
+	if turn := turnAt(due, place); time.Now().UnixNano() < turn {
 		d.set(turn)
 		return
 	}
@@ -83,6 +83,16 @@ func (d *deadlineTimer) ring() {
 			d.arm(due, pause) // finds nothing due, unless the batch was lost or early
 		}
 	})
+}
+
+// turnAt returns when the worker in that place acts on the deadline due, in Unix
+// nanoseconds: [math.MaxInt64], which is never, where that is too late to be told.
+func turnAt(due int64, place int) int64 {
+	wait := int64(deadlineTurn) * int64(min(place, deadlineTurns))
+	if due > math.MaxInt64-wait {
+		return math.MaxInt64
+	}
+	return due + wait
 }
 
 // retry returns the pause after which to look whether the deadline due has passed.
