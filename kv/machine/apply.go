@@ -162,7 +162,8 @@ func (m *Machine) clear(cmd *kv.Command) kv.Result {
 		doomed = append(doomed, n)
 		return true
 	})
-	m.clearing.Store(&cmd.Key)
+	prefix := cmd.Key // its address would move every command to the heap
+	m.clearing.Store(&prefix)
 	defer m.clearing.Store(nil)
 	for _, n := range doomed {
 		m.remove(n, kv.EventDelete, cmd.Trace)
