@@ -87,7 +87,9 @@ type Store struct {
 	logger *slog.Logger
 	id     string // of this worker in the log
 
-	replicas atomic.Int64 // of the log, when this worker looked last
+	log        string // its name
+	neighbours *nats.Subscription
+	replicas   atomic.Int64 // of the log, when this worker looked last
 
 	snapshots    jetstream.ObjectStore
 	snapshotting sync.Mutex    // held by who takes a snapshot
@@ -178,14 +180,20 @@ func Open(ctx context.Context, nc *nats.Conn, opts Options) (*Store, error) {
 }
 
 func (s *Store) start(ctx context.Context) error {
+	begun := time.Now()
 	err := patiently(ctx, s.logger, "open the log "+streamName(s.opts.Prefix), func() error {
 		ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 		defer cancel()
-		replicas, err := openLog(ctx, s.js, s.opts)
-		s.replicas.Store(int64(replicas))
+		err := s.openLog(ctx)
+		if errors.Is(err, errTwoLogs) && time.Since(begun) < apiTimeout {
+			err = fmt.Errorf("%w: %w", errNotYet, err) // it may be that of another server that is just being made
+		}
 		return err
 	})
 	if err != nil {
+		return err
+	}
+	if err := s.answerNeighbours(); err != nil {
 		return err
 	}
 	err = patiently(ctx, s.logger, "load the snapshots "+streamName(s.opts.Prefix), func() (err error) {
@@ -402,8 +410,10 @@ func (s *Store) Close() error {
 		if s.status != nil {
 			s.nc.RemoveStatusListener(s.status) // closes it
 		}
-		if s.acks != nil {
-			_ = s.acks.Unsubscribe() // fails only if the connection is gone already
+		for _, sub := range []*nats.Subscription{s.acks, s.neighbours} {
+			if sub != nil {
+				_ = sub.Unsubscribe() // fails only if the connection is gone already
+			}
 		}
 		s.feed.stop()
 		s.end()

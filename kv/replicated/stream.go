@@ -98,10 +98,11 @@ func patiently(ctx context.Context, logger *slog.Logger, what string, attempt fu
 	}
 }
 
-// openLog creates the log's stream if there is none, and returns the number of
-// servers that hold it. It fails with [kv.ErrInvalidArgument] if a stream of that
-// name is not such a log.
-func openLog(ctx context.Context, js jetstream.JetStream, opts Options) (replicas int, err error) {
+// openLog creates the log's stream if there is none, and notes what it is. It fails
+// with [kv.ErrInvalidArgument] if a stream of that name is not such a log, and with
+// [errTwoLogs].
+func (s *Store) openLog(ctx context.Context) error {
+	js, opts := s.js, &s.opts
 	want := jetstream.StreamConfig{
 		Name:        streamName(opts.Prefix),
 		Description: "The log of kvbus at " + opts.Prefix,
@@ -118,18 +119,25 @@ func openLog(ctx context.Context, js jetstream.JetStream, opts Options) (replica
 		want.MaxBytes = -1
 	}
 	stream, err := js.Stream(ctx, want.Name)
-	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		want.Replicas = cmp.Or(opts.Replicas, opts.NewReplicas)
-		stream, err = js.CreateStream(ctx, want)
+	switch {
+	case err == nil:
+		err = s.checkNeighbours(ctx, logName(stream))
+	case errors.Is(err, jetstream.ErrStreamNotFound):
+		if err = s.checkNeighbours(ctx, ""); err == nil {
+			want.Replicas = cmp.Or(opts.Replicas, opts.NewReplicas)
+			stream, err = js.CreateStream(ctx, want)
+		}
 	}
 	if err == nil {
+		s.log = logName(stream)
 		want.Replicas = cmp.Or(opts.Replicas, stream.CachedInfo().Config.Replicas)
 		err = adjust(ctx, js, stream, want, opts.Logger)
 	}
 	if api, ok := errors.AsType[*jetstream.APIError](err); ok && api.ErrorCode == storageExceeded {
 		err = fmt.Errorf("%w: the log may take %d bytes (store.log_max_bytes), and JetStream has less to give", err, want.MaxBytes)
 	}
-	return want.Replicas, err
+	s.replicas.Store(int64(want.Replicas))
+	return err
 }
 
 // adjust compares the stream that is there with what is wanted. What can be
