@@ -156,12 +156,13 @@ func (e *endpoint) drop() {
 type worker struct {
 	*lane
 	encoder bus.Encoder
+	unused  []progress // of requests to come
 }
 
 // serve carries out a request. It is answered when serve returns, or later by a
 // store that takes its time.
 func (w *worker) serve(r request) {
-	r.start = time.Now()
+	w.begin(&r)
 	defer w.rescue(r)
 	switch {
 	case w.op.Writes():
@@ -178,6 +179,16 @@ func (w *worker) serve(r request) {
 	w.finish(r, answer, err)
 }
 
+// begin notes that a request is worked on. The memory for that is made for many of
+// them at once.
+func (w *worker) begin(r *request) {
+	if len(w.unused) == 0 {
+		w.unused = make([]progress, 256)
+	}
+	r.start, r.progress = time.Now(), &w.unused[0]
+	w.unused = w.unused[1:]
+}
+
 // rescue, deferred by each goroutine that works on a request, answers it after a
 // panic, which does no more harm. The store's goroutines are among them.
 func (l *lane) rescue(r request) {
@@ -191,8 +202,13 @@ func (l *lane) rescue(r request) {
 }
 
 // finish counts a request and sends the answer, which tells of err unless that is
-// nil. Who has the answer finds it counted.
+// nil. Who has the answer finds it counted. It does nothing where that was done: a
+// store may panic after it had an answer, and have one after a panic.
 func (l *lane) finish(r request, answer *nats.Msg, err error) {
+	if r.progress.finished.Swap(true) {
+		return
+	}
+	defer l.queue.release(r)
 	r.endpoint.stats.answered(time.Since(r.start), err)
 	if sendErr := l.sendLast(r.msg, answer); err == nil && errors.Is(sendErr, kv.ErrValueTooLarge) {
 		err = sendErr
@@ -202,7 +218,6 @@ func (l *lane) finish(r request, answer *nats.Msg, err error) {
 	if err != nil && bus.FailureOf(err).Name == bus.FailureOf(kv.ErrInternal).Name {
 		l.logger.Error("request failed", "subject", r.msg.Subject, "error", err)
 	}
-	l.queue.release(r)
 }
 
 // sendLast is send for the last answer to a request, whose failure nobody but

@@ -31,6 +31,12 @@ type request struct {
 	msg      *nats.Msg
 	endpoint *endpoint
 	start    time.Time // when a worker took it
+	progress *progress // from then on
+}
+
+// progress is what those who work on a request tell each other.
+type progress struct {
+	finished atomic.Bool // it is answered, or about to be
 }
 
 func newQueue(maxRequests, maxBytes int) *queue {

@@ -13,9 +13,9 @@
 //
 // # Failures
 //
-// A request that makes the store panic is answered "internal"; the log has the
-// details, and no other request is harmed. An answer that the bus does not
-// carry becomes the error "value_too_large".
+// A request that makes the store panic is answered "internal", where it had no
+// answer before; the log has the details, and no other request is harmed. An
+// answer that the bus does not carry becomes the error "value_too_large".
 //
 // # One store for a prefix
 //
