@@ -1,7 +1,6 @@
 package service
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"runtime/debug"
@@ -167,21 +166,21 @@ func (w *worker) serve(r request) {
 	switch {
 	case w.op.Writes():
 		w.command(r)
-		return
 	case w.op.Scope() == bus.ScopeKey:
 		w.read(r)
-		return
+	case w.fresh != nil && !r.progress.fresh:
+		w.await(r)
+	default:
+		w.query(r)
 	}
-	answer, err := w.answer(context.Background(), r.msg)
-	if err != nil {
-		answer = w.encoder.Error(err)
-	}
-	w.finish(r, answer, err)
 }
 
-// begin notes that a request is worked on. The memory for that is made for many of
-// them at once.
+// begin notes that a request is worked on, unless it was before. The memory for that
+// is made for many of them at once.
 func (w *worker) begin(r *request) {
+	if r.progress != nil {
+		return
+	}
 	if len(w.unused) == 0 {
 		w.unused = make([]progress, 256)
 	}
@@ -197,9 +196,11 @@ func (l *lane) rescue(r request) {
 		return
 	}
 	l.logger.Error("panic in a request", "subject", r.msg.Subject, "panic", p, "stack", string(debug.Stack()))
-	err := fmt.Errorf("%w: panic", kv.ErrInternal)
-	l.finish(r, new(bus.Encoder).Error(err), err)
+	l.fail(r, fmt.Errorf("%w: panic", kv.ErrInternal))
 }
+
+// fail finishes a request with an error.
+func (l *lane) fail(r request, err error) { l.finish(r, new(bus.Encoder).Error(err), err) }
 
 // finish counts a request and sends the answer, which tells of err unless that is
 // nil. Who has the answer finds it counted. It does nothing where that was done: a

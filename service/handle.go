@@ -59,8 +59,62 @@ func (l *lane) finishCommand(r request, result kv.Result, err error) {
 	}
 }
 
-// answer carries out a request that may take long and changes nothing. It
-// returns the last, or only, answer.
+// await has a query taken again when the store is fresh enough for it. Meanwhile no
+// worker waits with it: without a log they would let the others wait as well, one
+// after the other.
+func (w *worker) await(r request) {
+	opts, err := w.decodeOptions(r.msg)
+	if err != nil {
+		w.fail(r, err)
+		return
+	}
+	w.fresh(context.Background(), opts, func(err error) {
+		defer w.rescue(r)
+		if err != nil {
+			w.fail(r, err)
+			return
+		}
+		r.progress.fresh = true
+		w.queue.putBack(r)
+	})
+}
+
+// decodeOptions returns how fresh a query wants to be answered.
+func (w *worker) decodeOptions(m *nats.Msg) (kv.ReadOptions, error) {
+	if err := checkHeaders(m); err != nil {
+		return kv.ReadOptions{}, err
+	}
+	switch w.op {
+	case bus.OpKeys, bus.OpScan:
+		q, err := w.subjects.DecodeQuery(w.op, m.Subject, m.Header)
+		return q.ReadOptions, err
+	case bus.OpReplay:
+		q, err := w.subjects.DecodeReplay(m.Subject, m.Header)
+		return q.ReadOptions, err
+	default:
+		return kv.ReadOptions{}, nil
+	}
+}
+
+// awaited returns how fresh the answer to a query that asks for opts still has to be
+// when its turn has come.
+func (w *worker) awaited(opts kv.ReadOptions) kv.ReadOptions {
+	if w.fresh != nil {
+		opts.Consistency = kv.Eventual
+	}
+	return opts
+}
+
+// query carries out a request that may take long and changes nothing.
+func (w *worker) query(r request) {
+	answer, err := w.answer(context.Background(), r.msg)
+	if err != nil {
+		answer = w.encoder.Error(err)
+	}
+	w.finish(r, answer, err)
+}
+
+// answer returns the last, or only, answer to a query.
 func (w *worker) answer(ctx context.Context, m *nats.Msg) (*nats.Msg, error) {
 	if err := checkHeaders(m); err != nil {
 		return nil, err
@@ -129,6 +183,7 @@ func (w *worker) keys(ctx context.Context, m *nats.Msg) (*nats.Msg, error) {
 	if err != nil {
 		return nil, err
 	}
+	q.ReadOptions = w.awaited(q.ReadOptions)
 	// Each key but the first takes a byte more, for the line end before it. The
 	// room is divided between keys and line ends as for keys of 8 bytes, so
 	// that longer ones fill it nearly.
@@ -149,6 +204,7 @@ func (w *worker) scan(ctx context.Context, m *nats.Msg) (*nats.Msg, error) {
 	if err != nil {
 		return nil, err
 	}
+	q.ReadOptions = w.awaited(q.ReadOptions)
 	page, err := w.store.Scan(ctx, q)
 	if err != nil {
 		return nil, err
@@ -166,6 +222,7 @@ func (w *worker) replay(ctx context.Context, m *nats.Msg) (*nats.Msg, error) {
 	if err != nil {
 		return nil, err
 	}
+	q.ReadOptions = w.awaited(q.ReadOptions)
 	replay, err := w.store.Replay(ctx, q)
 	if err != nil {
 		return nil, err
@@ -179,7 +236,11 @@ func (w *worker) replay(ctx context.Context, m *nats.Msg) (*nats.Msg, error) {
 }
 
 func (w *worker) info(ctx context.Context) (*nats.Msg, error) {
-	info, err := w.store.Info(ctx)
+	ask := w.store.Info
+	if w.fresh != nil { // it is fresh enough by now
+		ask = w.describe
+	}
+	info, err := ask(ctx)
 	if err != nil {
 		return nil, err
 	}

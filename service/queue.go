@@ -20,9 +20,10 @@ type queue struct {
 	bytes       atomic.Int64
 
 	mu       sync.Mutex
-	ready    sync.Cond // there is something to take, or the queue was closed
+	ready    sync.Cond // there is something to take, or nothing more to come
 	requests []request
-	closed   bool
+	closed   bool // nothing is put any more
+	ended    bool // all is answered
 	answered sync.WaitGroup
 }
 
@@ -36,6 +37,7 @@ type request struct {
 
 // progress is what those who work on a request tell each other.
 type progress struct {
+	fresh    bool        // the store is fresh enough for it
 	finished atomic.Bool // it is answered, or about to be
 }
 
@@ -70,6 +72,14 @@ func (q *queue) put(r request) bool {
 	return !closed
 }
 
+// putBack adds a request again that was taken and not released.
+func (q *queue) putBack(r request) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.requests = append(q.requests, r)
+	q.ready.Signal()
+}
+
 // release makes room for another request in the place of r.
 func (q *queue) release(r request) {
 	q.outstanding.Add(-1)
@@ -78,7 +88,7 @@ func (q *queue) release(r request) {
 }
 
 // take waits for requests and returns all of them, in memory that the batch
-// taken before gives up. It returns none once the queue is closed and empty.
+// taken before gives up. It returns none once all is answered.
 //
 // Under load it first lets those run that are about to add to the queue: answers and
 // events then go through their connections in fewer and larger writes. Where the
@@ -100,8 +110,7 @@ func (q *queue) take(before []request) []request {
 	return taken
 }
 
-// takeOne waits for a request and returns it, and false once the queue is
-// closed and empty.
+// takeOne waits for a request and returns it, and false once all is answered.
 func (q *queue) takeOne() (request, bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -115,19 +124,22 @@ func (q *queue) takeOne() (request, bool) {
 	return r, true
 }
 
-// wait, with mu held, waits until there is something to take, or the queue is closed.
+// wait, with mu held, waits until there is something to take, or nothing more to come.
 func (q *queue) wait() {
-	for len(q.requests) == 0 && !q.closed {
+	for len(q.requests) == 0 && !q.ended {
 		q.ready.Wait()
 	}
 }
 
-// drain lets take return once the queue is empty, and waits until all requests
-// that were taken are answered.
+// drain waits until all requests that were taken are answered, and lets take return
+// then.
 func (q *queue) drain() {
 	q.mu.Lock()
 	q.closed = true
-	q.ready.Broadcast()
 	q.mu.Unlock()
 	q.answered.Wait()
+	q.mu.Lock()
+	q.ended = true
+	q.ready.Broadcast()
+	q.mu.Unlock()
 }

@@ -7,9 +7,10 @@
 // Each operation has a queue, which its subscriptions fill and a worker of its
 // own empties: commands of one connection on one operation take effect in the
 // order in which they were sent; clear without a prefix and with one are two here.
-// Keys, scan and replay, which may take long and
-// change nothing, have several workers. A queue is bounded; a request that
-// finds it full is answered "overloaded" at once.
+// Keys, scan, replay and info, which may take long and change nothing, have several
+// workers. None of them waits with a request until the store is fresh enough: however
+// many requests there are, without a log all end after the time that one takes.
+// A queue is bounded; a request that finds it full is answered "overloaded" at once.
 //
 // # Failures
 //
@@ -83,7 +84,7 @@ type Submitter interface {
 
 // A Fresher is a store whose reads may have to wait until its state is fresh
 // enough. The service uses it where the store has it; it keeps a worker of an
-// operation free meanwhile.
+// operation free meanwhile, and asks for an eventual read then.
 type Fresher interface {
 	// Fresh calls done once, from any goroutine, when the answer to an eventual
 	// read is as fresh as opts ask for, or with the error of a read with opts.
@@ -91,7 +92,8 @@ type Fresher interface {
 }
 
 // A Describer is a store that can be described without waiting for others. The
-// service uses it where the store has it, to start when they are away.
+// service uses it where the store has it, to start when they are away, and to tell
+// what a [Fresher] is when that is fresh.
 type Describer interface {
 	// Describe returns what [kv.Store.Info] does, as this worker knows it.
 	Describe() (kv.Info, error)
