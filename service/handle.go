@@ -186,12 +186,14 @@ func (w *worker) keys(ctx context.Context, m *nats.Msg) (*nats.Msg, error) {
 	q.ReadOptions = w.awaited(q.ReadOptions)
 	// Each key but the first takes a byte more, for the line end before it. The
 	// room is divided between keys and line ends as for keys of 8 bytes, so
-	// that longer ones fill it nearly.
-	room := int(w.busLimit())
-	if q.Limit == 0 || q.Limit > room/9 {
-		q.Limit = room / 9
+	// that longer ones fill it nearly. A page has a key at least; one that does not
+	// fit fails when it is sent.
+	room := int(w.nc.MaxPayload()) - keysHeaderRoom
+	most := max(1, room/9)
+	if q.Limit == 0 || q.Limit > most {
+		q.Limit = most
 	}
-	q.MaxBytes = room - q.Limit
+	q.MaxBytes = max(1, room-q.Limit)
 	page, err := w.store.Scan(ctx, q)
 	if err != nil {
 		return nil, err

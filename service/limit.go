@@ -4,6 +4,10 @@ package service
 // entry in a stream of replies, with the longest key and trace context.
 const headerRoom = 4 << 10
 
+// keysHeaderRoom is what a list of keys may need beside them: its headers, with the
+// longest cursor.
+const keysHeaderRoom = 2 << 10
+
 // MaxPayload returns the max_payload that a server needs for values of up to
 // size bytes in every request and answer: a compare-and-swap carries two.
 func MaxPayload(size int) int { return 2*size + headerRoom }

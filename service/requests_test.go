@@ -202,6 +202,36 @@ func TestKeysInSmallMessages(t *testing.T) {
 	}
 }
 
+// A limit on keys holds where a message carries next to nothing, and a key that does
+// not fit is told as what it is.
+func TestKeysInTinyMessages(t *testing.T) {
+	for maxPayload, want := range map[int32]string{4102: "k0\nk1", 2 << 10: "k0", 200: "k0"} {
+		t.Run(fmt.Sprint(maxPayload), func(t *testing.T) {
+			s := bustest.StartServer(t, server.Options{MaxPayload: maxPayload})
+			_, store := startService(t, s, memory.Options{}, service.Options{})
+			nc := bustest.Connect(t, s)
+			for _, key := range []string{"k0", "k1", "k2", strings.Repeat("x", kv.MaxKeyLength)} {
+				if _, err := kv.Of(store).Set(t.Context(), key, ""); err != nil {
+					t.Fatal(err)
+				}
+			}
+			expect(t, nc, "kv.keys", "", want, bus.HeaderLimit, "2")
+			var got []string
+			for cursor := ""; len(got) < 3; {
+				m := request(t, nc, "kv.keys.k", "", bus.HeaderCursor, cursor)
+				got = append(got, strings.Split(string(m.Data), "\n")...)
+				cursor = m.Header.Get(bus.HeaderCursor)
+			}
+			if list := strings.Join(got, " "); list != "k0 k1 k2" {
+				t.Errorf("the keys are %s", list)
+			}
+			if maxPayload < kv.MaxKeyLength {
+				expect(t, nc, "kv.keys.x", "", "!value_too_large")
+			}
+		})
+	}
+}
+
 func TestWithoutReplySubject(t *testing.T) {
 	s := bustest.StartServer(t, server.Options{})
 	_, store := startService(t, s, memory.Options{}, service.Options{})
