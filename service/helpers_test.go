@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"sync"
 	"testing"
 	"time"
 
@@ -183,4 +184,65 @@ func throughProxy(t *testing.T, s *server.Server) (nc *nats.Conn, lose func()) {
 		proxy.Redirect("127.0.0.1:1") // nobody is there
 		<-lost
 	}
+}
+
+// A valve is between a connection and its server, which gets nothing while the valve
+// is shut. So many bytes may wait then; who has more waits as well.
+type valve struct {
+	net.Conn
+	stuck chan struct{} // gets something when somebody waits
+
+	mu      sync.Mutex
+	changed sync.Cond
+	shut    bool
+	room    int
+	waiting []byte
+}
+
+// throughValve connects by way of a valve that is open, and is so again when the test
+// ends.
+func throughValve(t *testing.T, s *server.Server) (*nats.Conn, *valve) {
+	t.Helper()
+	v := &valve{stuck: make(chan struct{}, 1)}
+	v.changed.L = &v.mu
+	nc := bustest.Connect(t, s, nats.SetCustomDialer(v))
+	t.Cleanup(v.open)
+	return nc, v
+}
+
+// Dial makes a valve the dialer of one connection.
+func (v *valve) Dial(network, address string) (conn net.Conn, err error) {
+	v.Conn, err = net.Dial(network, address)
+	return v, err
+}
+
+func (v *valve) close(room int) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.shut, v.room = true, room
+}
+
+func (v *valve) open() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	_, _ = v.Conn.Write(v.waiting) // fails if the connection is closed, and then for its owner too
+	v.shut, v.waiting = false, nil
+	v.changed.Broadcast()
+}
+
+func (v *valve) Write(b []byte) (int, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for v.shut && len(v.waiting)+len(b) > v.room {
+		select {
+		case v.stuck <- struct{}{}:
+		default:
+		}
+		v.changed.Wait()
+	}
+	if v.shut {
+		v.waiting = append(v.waiting, b...)
+		return len(b), nil
+	}
+	return v.Conn.Write(b)
 }

@@ -2,7 +2,6 @@ package service_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"testing"
@@ -117,12 +116,7 @@ func TestQueriesWaitTogether(t *testing.T) {
 					t.Error(err)
 				}
 			})
-			for err == nil { // until it takes nothing more
-				_, err = nc.Request("kv.set.k", []byte("v"), patience)
-			}
-			if !errors.Is(err, nats.ErrNoResponders) {
-				t.Fatal(err)
-			}
+			awaitNobody(t, nc, "kv.set.k")
 			for i, done := range waiting {
 				if i < requests/2 {
 					done(fmt.Errorf("%w: as the test wants", kv.ErrUnavailable))

@@ -68,7 +68,8 @@ const (
 	DefaultClaimWait       = 300 * time.Millisecond
 )
 
-// flushTimeout is how long a round trip to the server may take.
+// flushTimeout is how long a round trip to the server may take, unless answers are
+// waited for.
 const flushTimeout = 5 * time.Second
 
 // A Submitter is a store that takes commands without making their sender wait.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -53,7 +54,10 @@ func (s *Service) Stop(ctx context.Context) error {
 		}
 	}
 
-	err := flush(connected, s.nc)
+	// A slow server has as long as the caller gives it.
+	patient, cancel := context.WithTimeout(connected, math.MaxInt64) // nats.go wants some deadline
+	defer cancel()
+	err := s.nc.FlushWithContext(patient)
 	// Where it is too late to ask the server whether it has the answers, they leave
 	// at the latest when the connection is closed.
 	if err != nil && connected.Err() == nil && !errors.Is(err, nats.ErrConnectionClosed) {

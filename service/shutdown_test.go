@@ -143,6 +143,61 @@ func TestStopAfterTheServerIsLost(t *testing.T) {
 	}
 }
 
+// A stop takes the time that it has until the server has the answers.
+func TestStopWaitsForASlowServer(t *testing.T) {
+	t.Parallel()
+	s := bustest.StartServer(t, server.Options{})
+	nc, valve := throughValve(t, s)
+	svc, g := startGatedOn(t, nc, service.Options{})
+	client := bustest.Connect(t, s)
+	inbox := client.NewInbox()
+	answers, err := client.SubscribeSync(inbox)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := client.PublishRequest("kv.set.color", inbox, nil); err != nil {
+		t.Fatal(err)
+	}
+	<-g.entered
+	stopped := make(chan error, 1)
+	go func() { stopped <- svc.Stop(context.Background()) }()
+	awaitNobody(t, client, "kv.info")
+	if err := nc.Flush(); err != nil { // it drains nothing more
+		t.Fatal(err)
+	}
+	valve.close(1 << 20)
+	close(g.gate)
+	select {
+	case err := <-stopped:
+		t.Fatalf("it ends before the server has the answer: %v", err)
+	case <-time.After(6 * time.Second): // more than other round trips may take
+	}
+	valve.open()
+	select {
+	case err := <-stopped:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(patience):
+		t.Error("it does not end when the server has the answer")
+	}
+	if _, err := answers.NextMsg(patience); err != nil {
+		t.Error(err)
+	}
+}
+
+// awaitNobody makes requests until nobody takes them.
+func awaitNobody(t *testing.T, nc *nats.Conn, subject string) {
+	t.Helper()
+	var err error
+	for err == nil {
+		_, err = nc.Request(subject, nil, patience)
+	}
+	if !errors.Is(err, nats.ErrNoResponders) {
+		t.Fatal(err)
+	}
+}
+
 // A stop that may not wait fails only if there was something to wait for.
 func TestStopWithoutWait(t *testing.T) {
 	s := bustest.StartServer(t, server.Options{})
