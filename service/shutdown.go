@@ -21,6 +21,30 @@ const lastMoment = 500 * time.Millisecond
 // taken is carried out and Stop returns without its answers being sent. Stop must
 // be called once at most.
 func (s *Service) Stop(ctx context.Context) error {
+	// Where the server takes nothing, a write holds up all who do anything with the
+	// connection.
+	stopped := make(chan error, 1)
+	go func() { stopped <- s.stop(ctx) }()
+	select {
+	case err := <-stopped:
+		return err
+	case <-ctx.Done():
+	}
+	// What was answered just then is still being noticed.
+	select {
+	case err := <-stopped:
+		return err
+	case <-time.After(lastMoment):
+	}
+	if s.idle() {
+		return nil
+	}
+	return fmt.Errorf("requests are still unanswered: %w", ctx.Err())
+}
+
+// stop is Stop, which waits for it no longer than ctx says, and returns when all is
+// answered.
+func (s *Service) stop(ctx context.Context) error {
 	connected, release := whileConnected(ctx, s.nc)
 	defer release()
 
@@ -49,9 +73,7 @@ func (s *Service) Stop(ctx context.Context) error {
 		for _, e := range s.discovery.endpoints {
 			e.drop()
 		}
-		if !s.answered(ctx, done) {
-			return fmt.Errorf("requests are still unanswered: %w", ctx.Err())
-		}
+		<-done
 	}
 
 	// A slow server has as long as the caller gives it.
@@ -64,23 +86,6 @@ func (s *Service) Stop(ctx context.Context) error {
 		return fmt.Errorf("send the last answers: %w", err)
 	}
 	return nil
-}
-
-// answered waits until all that was taken is answered, which done tells, and
-// reports whether that is so when ctx ends. What was answered just then is still
-// being noticed: for that it waits a moment more.
-func (s *Service) answered(ctx context.Context, done <-chan struct{}) bool {
-	select {
-	case <-done:
-		return true
-	case <-ctx.Done():
-	}
-	select {
-	case <-done:
-		return true
-	case <-time.After(lastMoment):
-		return s.idle()
-	}
 }
 
 // idle reports whether all requests that were taken are answered.

@@ -186,6 +186,44 @@ func TestStopWaitsForASlowServer(t *testing.T) {
 	}
 }
 
+// A stop ends in time also while the server takes nothing, which holds up all who do
+// anything with the connection.
+func TestStopWhileTheServerTakesNothing(t *testing.T) {
+	for _, answered := range []bool{true, false} {
+		s := bustest.StartServer(t, server.Options{})
+		nc, valve := throughValve(t, s)
+		svc, g := startGatedOn(t, nc, service.Options{})
+		client := bustest.Connect(t, s)
+		if err := client.PublishRequest("kv.set.color", client.NewInbox(), nil); err != nil {
+			t.Fatal(err)
+		}
+		<-g.entered
+		valve.close(0)
+		if answered {
+			close(g.gate)
+		} else if err := nc.Publish("nobody", nil); err != nil {
+			t.Fatal(err)
+		}
+		<-valve.stuck
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
+		defer cancel()
+		stopped := make(chan error, 1)
+		go func() { stopped <- svc.Stop(ctx) }()
+		select {
+		case err := <-stopped:
+			if !answered && !errors.Is(err, context.DeadlineExceeded) || answered && err != nil {
+				t.Errorf("with an answer under way (%v) it returns %v", answered, err)
+			}
+		case <-time.After(lostPatience):
+			t.Fatal("it waits for the server")
+		}
+		valve.open()
+		if !answered {
+			close(g.gate)
+		}
+	}
+}
+
 // awaitNobody makes requests until nobody takes them.
 func awaitNobody(t *testing.T, nc *nats.Conn, subject string) {
 	t.Helper()
