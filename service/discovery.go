@@ -2,7 +2,6 @@ package service
 
 import (
 	"encoding/json"
-	"fmt"
 	"maps"
 	"time"
 
@@ -28,11 +27,11 @@ type discovery struct {
 	identity  micro.ServiceIdentity
 	started   time.Time
 	endpoints []*endpoint
-	subs      []*nats.Subscription
+	control   subscriptions
 }
 
 // listen subscribes to the control subjects. The claim answers along with PING.
-func (d *discovery) listen(nc *nats.Conn, subjects bus.Subjects, claim *claim) error {
+func (d *discovery) listen(subjects bus.Subjects, claim *claim) error {
 	for verb, answer := range map[micro.Verb]func(*nats.Msg) any{
 		micro.PingVerb: func(m *nats.Msg) any {
 			identity := d.identity
@@ -48,7 +47,7 @@ func (d *discovery) listen(nc *nats.Conn, subjects bus.Subjects, claim *claim) e
 			if err != nil {
 				return err
 			}
-			sub, err := nc.Subscribe(subject, func(m *nats.Msg) {
+			err = d.control.add(subject, "", func(m *nats.Msg) {
 				if subjects.ValidateReply(m.Reply) != nil {
 					return
 				}
@@ -58,20 +57,11 @@ func (d *discovery) listen(nc *nats.Conn, subjects bus.Subjects, claim *claim) e
 				}
 			})
 			if err != nil {
-				return fmt.Errorf("subscribe to %s: %w", subject, err)
+				return err
 			}
-			d.subs = append(d.subs, sub)
 		}
 	}
 	return nil
-}
-
-// close ends the subscriptions; the service is not found any more.
-func (d *discovery) close() {
-	for _, sub := range d.subs {
-		_ = sub.Unsubscribe() // fails only if the connection is gone already
-	}
-	d.subs = nil
 }
 
 func (d *discovery) info() micro.Info {

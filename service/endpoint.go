@@ -38,7 +38,6 @@ type endpoint struct {
 	subject  string
 	metadata map[string]string
 	stats    stats
-	subs     []*nats.Subscription
 }
 
 func (s *Service) newLane(op bus.Op) *lane {
@@ -107,23 +106,16 @@ func (l *lane) workOneByOne() {
 
 // subscribe starts to take requests, and what is relayed where that is wanted.
 func (e *endpoint) subscribe() error {
-	if err := e.listen(e.subject, e.receive); err != nil || !e.lane.opts.Relayed {
+	requests := &e.lane.requests
+	if err := requests.add(e.subject, micro.DefaultQueueGroup, e.receive); err != nil || !e.lane.opts.Relayed {
 		return err
 	}
 	subjects := e.lane.subjects
 	relay := subjects.Relay()
-	return e.listen(subjects.Rebase(e.subject, relay), func(m *nats.Msg) {
+	return requests.add(subjects.Rebase(e.subject, relay), micro.DefaultQueueGroup, func(m *nats.Msg) {
 		// The headers are such as can be read: the relay has looked.
 		e.receive(&nats.Msg{Subject: relay.Rebase(m.Subject, subjects), Reply: m.Reply, Header: m.Header, Data: m.Data})
 	})
-}
-
-func (e *endpoint) listen(subject string, receive nats.MsgHandler) error {
-	sub, err := e.lane.nc.QueueSubscribe(subject, micro.DefaultQueueGroup, receive)
-	if err == nil {
-		e.subs = append(e.subs, sub)
-	}
-	return err
 }
 
 // receive puts a request into the queue. It never waits. Each subscription calls it
@@ -142,13 +134,6 @@ func (e *endpoint) receive(m *nats.Msg) {
 	e.stats.overloaded.Add(1)
 	e.stats.answered(0, err)
 	_ = e.lane.sendLast(m, new(bus.Encoder).Error(err)) // in the log
-}
-
-// drop ends a drain. What has not reached the queue was not taken.
-func (e *endpoint) drop() {
-	for _, sub := range e.subs {
-		_ = sub.Unsubscribe() // fails only if the connection is gone already
-	}
 }
 
 // A worker carries out requests one after the other.

@@ -36,7 +36,7 @@ type Relay struct {
 	opts     RelayOptions
 	to       bus.Subjects
 	inbox    string
-	requests []*nats.Subscription
+	requests subscriptions
 
 	mu       sync.Mutex
 	awaited  map[string]relayed // by the subjects of the answers
@@ -65,21 +65,23 @@ type RelayOptions struct {
 // StartRelay returns once requests are taken. The connection is the relay's from
 // then on, and still the caller's if it fails.
 func StartRelay(ctx context.Context, nc *nats.Conn, opts RelayOptions) (*Relay, error) {
-	r := &Relay{nc: nc, opts: opts, to: opts.Subjects.Relay(), inbox: nc.NewInbox(), awaited: map[string]relayed{}}
+	r := &Relay{
+		nc: nc, opts: opts, to: opts.Subjects.Relay(), inbox: nc.NewInbox(),
+		requests: subscriptions{nc: nc}, awaited: map[string]relayed{},
+	}
+	before := nc.LastError()
 	if _, err := nc.Subscribe(r.inbox+".*", r.passBack); err != nil {
 		return nil, fmt.Errorf("subscribe to %s.*: %w", r.inbox, err)
 	}
 	for _, op := range bus.Ops() {
 		for _, pattern := range opts.Subjects.Patterns(op) {
-			sub, err := nc.QueueSubscribe(pattern, micro.DefaultQueueGroup, func(m *nats.Msg) { r.pass(op, m) })
-			if err != nil {
-				return nil, fmt.Errorf("subscribe to %s: %w", pattern, err)
+			if err := r.requests.add(pattern, micro.DefaultQueueGroup, func(m *nats.Msg) { r.pass(op, m) }); err != nil {
+				return nil, err
 			}
-			r.requests = append(r.requests, sub)
 		}
 	}
-	if err := flush(ctx, nc); err != nil {
-		return nil, fmt.Errorf("subscribe: %w", err)
+	if err := confirm(ctx, nc, before); err != nil {
+		return nil, err
 	}
 	return r, nil
 }
@@ -95,7 +97,7 @@ func (r *Relay) Stop(ctx context.Context) {
 
 func (r *Relay) drain(ctx context.Context) error {
 	var taken sync.WaitGroup
-	endAll(r.requests, (*nats.Subscription).Drain, &taken)
+	r.requests.end((*nats.Subscription).Drain, &taken)
 	passed := make(chan struct{})
 	go func() { taken.Wait(); close(passed) }()
 	select {

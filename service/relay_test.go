@@ -40,7 +40,7 @@ func startRelay(t *testing.T, s *server.Server) *service.Relay {
 	if err != nil {
 		t.Fatal(err)
 	}
-	nc := bustest.Connect(t, s, nats.InProcessServer(s), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
+	nc := bustest.Connect(t, s, nats.InProcessServer(s), silent)
 	relay, err := service.StartRelay(t.Context(), nc, service.RelayOptions{
 		Subjects: subjects,
 		Interest: s.GlobalAccount().Interest,

@@ -147,6 +147,7 @@ type Service struct {
 
 	discovery discovery
 	claim     *claim
+	requests  subscriptions
 	lanes     []*lane
 	workers   sync.WaitGroup
 
@@ -193,6 +194,7 @@ func newService(nc *nats.Conn, store kv.Store, opts Options) (*Service, error) {
 		opts:     opts,
 		subjects: opts.Subjects,
 		logger:   opts.Logger,
+		requests: subscriptions{nc: nc},
 	}
 	if submitter, ok := store.(Submitter); ok {
 		s.submit = submitter.Submit
@@ -211,6 +213,7 @@ func newService(nc *nats.Conn, store kv.Store, opts Options) (*Service, error) {
 			Metadata: map[string]string{"prefix": s.subjects.Prefix(), "worker": opts.WorkerName},
 		},
 		started: time.Now().UTC(),
+		control: subscriptions{nc: nc},
 	}
 	for _, op := range bus.Ops() {
 		lane := s.newLane(op)
@@ -229,7 +232,7 @@ func (s *Service) start(ctx context.Context) error {
 	s.discovery.identity.Metadata["store"] = info.Store
 	before := s.nc.LastError()
 	s.claim = newClaim(s.subjects.Prefix(), s.ID(), info.Clustered, s.opts.OnLost)
-	if err := s.discovery.listen(s.nc, s.subjects, s.claim); err != nil {
+	if err := s.discovery.listen(s.subjects, s.claim); err != nil {
 		return err
 	}
 	if err := s.claim.settle(ctx, s.nc, s.opts.ClaimWait); err != nil {
@@ -241,18 +244,11 @@ func (s *Service) start(ctx context.Context) error {
 		l.start()
 		for _, e := range l.endpoints {
 			if err := e.subscribe(); err != nil {
-				return fmt.Errorf("subscribe to %s: %w", e.subject, err)
+				return err
 			}
 		}
 	}
-	if err := flush(ctx, s.nc); err != nil {
-		return fmt.Errorf("subscribe: %w", err)
-	}
-	// The server has told by now what it refused.
-	if last := s.nc.LastError(); last != before && errors.Is(last, nats.ErrPermissionViolation) { //nolint:errorlint // another error, not another kind
-		return fmt.Errorf("the user of this worker lacks a right that it needs: %w", last)
-	}
-	return nil
+	return confirm(ctx, s.nc, before)
 }
 
 func (s *Service) describe(ctx context.Context) (kv.Info, error) {

@@ -48,15 +48,13 @@ func (s *Service) stop(ctx context.Context) error {
 	connected, release := whileConnected(ctx, s.nc)
 	defer release()
 
-	s.discovery.close()
+	s.discovery.control.drop()
 	end := (*nats.Subscription).Drain
 	if connected.Err() != nil {
 		end = (*nats.Subscription).Unsubscribe
 	}
 	var drained sync.WaitGroup
-	for _, e := range s.discovery.endpoints {
-		endAll(e.subs, end, &drained)
-	}
+	s.requests.end(end, &drained)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -70,9 +68,7 @@ func (s *Service) stop(ctx context.Context) error {
 	case <-done:
 	case <-connected.Done():
 		// A drain waits for the server to say that nothing more comes.
-		for _, e := range s.discovery.endpoints {
-			e.drop()
-		}
+		s.requests.drop()
 		<-done
 	}
 
@@ -113,18 +109,5 @@ func whileConnected(ctx context.Context, nc *nats.Conn) (connected context.Conte
 	return connected, func() {
 		cancel()
 		watch.Wait()
-	}
-}
-
-// endAll ends subscriptions, by a drain or at once. What they have taken is handled when
-// ended says so.
-func endAll(subs []*nats.Subscription, by func(*nats.Subscription) error, ended *sync.WaitGroup) {
-	for _, sub := range subs {
-		ended.Add(1)
-		done := sync.OnceFunc(ended.Done)
-		sub.SetClosedHandler(func(string) { done() })
-		if err := by(sub); err != nil {
-			done() // the connection is closed, and the subscription with it
-		}
 	}
 }
