@@ -294,7 +294,7 @@ func (c *calls) back() <-chan struct{} {
 
 // refused tells the calls of an error of the connection.
 func (c *calls) refused(err error) {
-	action, subject, ok := permissionViolation(err)
+	action, subject, ok := PermissionViolation(err)
 	if !ok {
 		return
 	}
@@ -302,7 +302,7 @@ func (c *calls) refused(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
-	case action == actionPublish:
+	case action == ActionPublish:
 		for id, one := range c.pending {
 			if subject == one.subject || subject == c.reply(id) {
 				one.fail(forbidden(err))

@@ -23,13 +23,14 @@ func forbidden(err error) error { return fmt.Errorf("%w: %w", ErrForbidden, err)
 
 // What a server may forbid.
 const (
-	actionPublish      = "Publish"
-	actionSubscription = "Subscription"
+	ActionPublish      = "Publish"
+	ActionSubscription = "Subscription"
 )
 
-// permissionViolation takes apart the error by which a server tells that it
-// forbids an action on a subject. Nothing but its text says which.
-func permissionViolation(err error) (action, subject string, ok bool) {
+// PermissionViolation takes apart the error by which a server tells that it
+// forbids an action on a subject, and returns false for any other. Nothing but its
+// text says which.
+func PermissionViolation(err error) (action, subject string, ok bool) {
 	if !errors.Is(err, nats.ErrPermissionViolation) {
 		return "", "", false
 	}
@@ -46,10 +47,10 @@ func permissionViolation(err error) (action, subject string, ok bool) {
 		return "", "", false
 	}
 	switch {
-	case strings.Contains(text[:start], actionSubscription):
-		return actionSubscription, subject, true
-	case strings.Contains(text[:start], actionPublish):
-		return actionPublish, subject, true
+	case strings.Contains(text[:start], ActionSubscription):
+		return ActionSubscription, subject, true
+	case strings.Contains(text[:start], ActionPublish):
+		return ActionPublish, subject, true
 	default:
 		return "", "", false
 	}

@@ -139,7 +139,7 @@ func (f *follower) probe(ctx context.Context) (last error, ok bool) {
 // refused returns what err says about the subscription, nil if it is of something
 // else.
 func (f *follower) refused(err error) error {
-	if action, subject, ok := permissionViolation(err); ok && action == actionSubscription && subject == f.sub.Subject {
+	if action, subject, ok := PermissionViolation(err); ok && action == ActionSubscription && subject == f.sub.Subject {
 		return forbidden(err)
 	}
 	return nil
