@@ -39,7 +39,8 @@ const (
 type claim struct {
 	prefix string
 	id     string
-	shared bool // other workers may serve the same store
+	shared bool   // other workers may serve the same store
+	inbox  string // for the answers to pings
 
 	mu    sync.Mutex
 	since int64 // Unix nanoseconds
@@ -61,8 +62,11 @@ type rival struct {
 	id      string
 }
 
-func newClaim(prefix, id string, shared bool, onLost func(error)) *claim {
-	return &claim{prefix: prefix, id: id, shared: shared, since: time.Now().UnixNano(), beaten: make(chan struct{}), onLost: onLost}
+func newClaim(prefix, id string, shared bool, inbox string, onLost func(error)) *claim {
+	return &claim{
+		prefix: prefix, id: id, shared: shared, inbox: inbox,
+		since: time.Now().UnixNano(), beaten: make(chan struct{}), onLost: onLost,
+	}
 }
 
 // describe adds the claim to the fields of a ping or its answer.
@@ -112,34 +116,30 @@ func (r rival) better(other rival) bool {
 	return cmp.Or(cmp.Compare(r.since, other.since), cmp.Compare(r.id, other.id)) < 0
 }
 
-// settle asks all workers for their claims, waits for the answers, and settles
-// if none is better; otherwise it fails with [ErrPrefixTaken].
-func (c *claim) settle(ctx context.Context, nc *nats.Conn, wait time.Duration) error {
+// ask asks all workers for their claims.
+func (c *claim) ask(nc *nats.Conn) error {
 	ping := nats.NewMsg(fmt.Sprintf("%s.%s.%s", micro.APIPrefix, micro.PingVerb, Name))
-	ping.Reply = nc.NewRespInbox()
+	ping.Reply = c.inbox
 	c.mu.Lock()
 	c.describe(ping.Header.Set)
 	c.mu.Unlock()
+	return nc.PublishMsg(ping)
+}
 
-	answers, err := nc.Subscribe(ping.Reply, func(m *nats.Msg) {
-		var answer micro.Ping
-		if json.Unmarshal(m.Data, &answer) != nil {
-			return // not a service's answer
-		}
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.compare(func(key string) string { return answer.Metadata[key] })
-	})
-	if err != nil {
-		return err
+// hear looks at the claim in an answer.
+func (c *claim) hear(m *nats.Msg) {
+	var answer micro.Ping
+	if json.Unmarshal(m.Data, &answer) != nil {
+		return // not a service's answer
 	}
-	defer answers.Unsubscribe() //nolint:errcheck // fails only if the connection is gone already
-	if err := nc.PublishMsg(ping); err != nil {
-		return err
-	}
-	if err := flush(ctx, nc); err != nil {
-		return err
-	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.compare(func(key string) string { return answer.Metadata[key] })
+}
+
+// settle waits for the answers of workers that were asked, and settles if none is
+// better; otherwise it fails with [ErrPrefixTaken].
+func (c *claim) settle(ctx context.Context, wait time.Duration) error {
 	select {
 	case <-c.beaten:
 	case <-time.After(wait):

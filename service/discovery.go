@@ -3,6 +3,7 @@ package service
 import (
 	"encoding/json"
 	"maps"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -28,9 +29,12 @@ type discovery struct {
 	started   time.Time
 	endpoints []*endpoint
 	control   subscriptions
+	// answering is held while an answer is sent, and by who wants none to be sent.
+	answering sync.Mutex
 }
 
-// listen subscribes to the control subjects. The claim answers along with PING.
+// listen subscribes to the control subjects. The claim answers along with PING, and
+// hears of others.
 func (d *discovery) listen(subjects bus.Subjects, claim *claim) error {
 	for verb, answer := range map[micro.Verb]func(*nats.Msg) any{
 		micro.PingVerb: func(m *nats.Msg) any {
@@ -51,6 +55,8 @@ func (d *discovery) listen(subjects bus.Subjects, claim *claim) error {
 				if subjects.ValidateReply(m.Reply) != nil {
 					return
 				}
+				d.answering.Lock()
+				defer d.answering.Unlock()
 				body, err := json.Marshal(answer(m))
 				if err == nil && m.Reply != "" {
 					_ = m.Respond(body) // the connection reports its own failures
@@ -61,7 +67,7 @@ func (d *discovery) listen(subjects bus.Subjects, claim *claim) error {
 			}
 		}
 	}
-	return nil
+	return d.control.add(claim.inbox, "", claim.hear)
 }
 
 func (d *discovery) info() micro.Info {

@@ -80,7 +80,8 @@ func StartRelay(ctx context.Context, nc *nats.Conn, opts RelayOptions) (*Relay, 
 			}
 		}
 	}
-	if err := confirm(ctx, nc, before); err != nil {
+	own := func(subject string) bool { return opts.Subjects.ValidateReply(subject) != nil }
+	if err := confirm(ctx, nc, before, own); err != nil {
 		return nil, err
 	}
 	return r, nil

@@ -231,24 +231,47 @@ func (s *Service) start(ctx context.Context) error {
 	s.described = info
 	s.discovery.identity.Metadata["store"] = info.Store
 	before := s.nc.LastError()
-	s.claim = newClaim(s.subjects.Prefix(), s.ID(), info.Clustered, s.opts.OnLost)
-	if err := s.discovery.listen(s.subjects, s.claim); err != nil {
+	s.claim = newClaim(s.subjects.Prefix(), s.ID(), info.Clustered, s.nc.NewInbox(), s.opts.OnLost)
+	err = s.quietly(ctx, before, func() error {
+		if err := s.discovery.listen(s.subjects, s.claim); err != nil {
+			return err
+		}
+		return s.claim.ask(s.nc)
+	})
+	if err != nil {
 		return err
 	}
-	if err := s.claim.settle(ctx, s.nc, s.opts.ClaimWait); err != nil {
+	if err := s.claim.settle(ctx, s.opts.ClaimWait); err != nil {
 		return err
 	}
 	s.told.Store(info.Limits.MaxValueSize)
 	s.tellLimit()
-	for _, l := range s.lanes {
-		l.start()
-		for _, e := range l.endpoints {
+	err = s.quietly(ctx, before, func() error {
+		for _, e := range s.discovery.endpoints {
 			if err := e.subscribe(); err != nil {
 				return err
 			}
 		}
+		return nil
+	})
+	for _, l := range s.lanes {
+		l.start() // also where it fails: what was taken is answered
 	}
-	return confirm(ctx, s.nc, before)
+	return err
+}
+
+// quietly does something that the server may refuse, and fails if it does. Nobody is
+// answered before the server has told: the connection keeps its last error only, and
+// answers go where others want them.
+func (s *Service) quietly(ctx context.Context, before error, do func() error) error {
+	s.discovery.answering.Lock()
+	defer s.discovery.answering.Unlock()
+	if err := do(); err != nil {
+		return err
+	}
+	return confirm(ctx, s.nc, before, func(subject string) bool {
+		return subject == s.claim.inbox || s.subjects.ValidateReply(subject) != nil
+	})
 }
 
 func (s *Service) describe(ctx context.Context) (kv.Info, error) {
@@ -290,7 +313,13 @@ func (s *Service) Stats() micro.Stats { return s.discovery.stats() }
 // claim is lost.
 func (s *Service) Recheck(ctx context.Context) error {
 	s.tellLimit()
-	err := s.claim.settle(ctx, s.nc, s.opts.ClaimWait)
+	if err := s.claim.ask(s.nc); err != nil {
+		return err
+	}
+	if err := flush(ctx, s.nc); err != nil {
+		return err
+	}
+	err := s.claim.settle(ctx, s.opts.ClaimWait)
 	if errors.Is(err, ErrPrefixTaken) {
 		return nil // told by OnLost
 	}

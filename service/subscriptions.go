@@ -7,6 +7,8 @@ import (
 	"sync"
 
 	"github.com/nats-io/nats.go"
+
+	"kvbus/bus"
 )
 
 // subscriptions are those of a connection that begin and end together.
@@ -47,8 +49,9 @@ func (s *subscriptions) drop() {
 
 // confirm makes a round trip to the server, which tells what it has refused before it
 // answers. It fails if there is something since the last error of the connection was
-// before.
-func confirm(ctx context.Context, nc *nats.Conn, before error) error {
+// before: a subscription, or to publish on one of own subjects. Others are those of
+// answers, which whoever makes a request chooses.
+func confirm(ctx context.Context, nc *nats.Conn, before error, own func(subject string) bool) error {
 	if err := flush(ctx, nc); err != nil {
 		return fmt.Errorf("subscribe: %w", err)
 	}
@@ -56,8 +59,11 @@ func confirm(ctx context.Context, nc *nats.Conn, before error) error {
 	if errors.Is(last, nats.ErrMaxSubscriptionsExceeded) { // the same one each time
 		return fmt.Errorf("this worker needs more subscriptions than the server lets a connection have: %w", last)
 	}
-	if last != before && errors.Is(last, nats.ErrPermissionViolation) { //nolint:errorlint // another error, not another kind
-		return fmt.Errorf("the user of this worker lacks a right that it needs: %w", last)
+	if last == before || !errors.Is(last, nats.ErrPermissionViolation) { //nolint:errorlint // another error, not another kind
+		return nil
 	}
-	return nil
+	if action, subject, ok := bus.PermissionViolation(last); ok && action == bus.ActionPublish && !own(subject) {
+		return nil
+	}
+	return fmt.Errorf("the user of this worker lacks a right that it needs: %w", last)
 }

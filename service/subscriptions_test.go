@@ -1,8 +1,10 @@
 package service_test
 
 import (
+	"context"
 	"errors"
 	"log/slog"
+	"sync"
 	"testing"
 	"time"
 
@@ -51,5 +53,69 @@ func TestTooManySubscriptions(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// rights are those of a worker in the README.
+var rights = []string{"_INBOX.>", "kv.events.>", "kv.revision", "$SRV.>", "$KVBUS.>", "$JS.API.>", "$JS.ACK.>"}
+
+// Clients who want answers where a worker may not publish do not keep it from
+// starting, and do not hide from it what it may not do.
+func TestRightsOfAWorker(t *testing.T) {
+	user := func(name string, publish []string, subscribe *server.SubjectPermission) *server.User {
+		return &server.User{Username: name, Password: "x", Permissions: &server.Permissions{
+			Publish: &server.SubjectPermission{Allow: publish}, Subscribe: subscribe,
+		}}
+	}
+	s := bustest.StartServer(t, server.Options{Users: []*server.User{
+		{Username: "client", Password: "x"},
+		user("worker", rights, nil),
+		user("can't take sets", rights, &server.SubjectPermission{Deny: []string{"kv.set.>"}}),
+		user("can't be found", rights, &server.SubjectPermission{Deny: []string{"$SRV.INFO"}}),
+		user("can't look for others", []string{"_INBOX.>", "kv.events.>", "kv.revision"}, nil),
+		user("can't answer", rights[1:], nil),
+	}})
+	start := func(name string) (*service.Service, error) {
+		store := memory.New(memory.Options{})
+		t.Cleanup(func() { store.Close() })
+		nc := bustest.Connect(t, s, nats.UserInfo(name, "x"), silent)
+		return service.Start(t.Context(), nc, store, service.Options{ClaimWait: 50 * time.Millisecond})
+	}
+	expectRefusal := func(name string) {
+		t.Helper()
+		if _, err := start(name); !errors.Is(err, nats.ErrPermissionViolation) {
+			t.Errorf("who %s starts with %v", name, err)
+		}
+	}
+	expectRefusal("can't answer")
+
+	var clients sync.WaitGroup
+	defer clients.Wait()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	client := bustest.Connect(t, s, nats.UserInfo("client", "x"))
+	clients.Go(func() {
+		for ctx.Err() == nil {
+			for _, subject := range []string{"$SRV.PING", "$SRV.INFO.kvbus", "kv.get.color", "kv.set.color", "kv.info"} {
+				if err := client.PublishRequest(subject, "elsewhere", nil); err != nil {
+					t.Error(err)
+				}
+			}
+			if err := client.Flush(); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	for range 3 {
+		svc, err := start("worker")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := svc.Stop(t.Context()); err != nil {
+			t.Error(err)
+		}
+		for _, name := range []string{"can't take sets", "can't be found", "can't look for others"} {
+			expectRefusal(name)
+		}
 	}
 }
