@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -34,9 +35,14 @@ const (
 //
 // A worker that wants a prefix first listens for pings and then sends one; a
 // ping and its answer both carry a claim. So of two workers at least one gets the
-// other's ping, and then both compare the same two claims: a worker that has
-// settled stays, otherwise the earlier one does. The other one leaves.
+// other's ping, and then both compare their claims: a worker that has settled stays,
+// otherwise the earlier one does. The other one leaves. Claims grow no worse with
+// time, and that of who has lost no better, so it does not matter when that is.
+//
+// Anybody who may look for services may send a ping. So one with a better claim is
+// only a reason to ask the worker that it names; what is answered counts.
 type claim struct {
+	nc     *nats.Conn
 	prefix string
 	id     string
 	shared bool   // other workers may serve the same store
@@ -62,9 +68,9 @@ type rival struct {
 	id      string
 }
 
-func newClaim(prefix, id string, shared bool, inbox string, onLost func(error)) *claim {
+func newClaim(nc *nats.Conn, prefix, id string, shared bool, onLost func(error)) *claim {
 	return &claim{
-		prefix: prefix, id: id, shared: shared, inbox: inbox,
+		nc: nc, prefix: prefix, id: id, shared: shared, inbox: nc.NewInbox(),
 		since: time.Now().UnixNano(), beaten: make(chan struct{}), onLost: onLost,
 	}
 }
@@ -78,34 +84,39 @@ func (c *claim) describe(set func(key, value string)) {
 	set(claimShared, strconv.FormatBool(c.shared))
 }
 
-// meet looks at the claim in a ping's header, if there is one, and adds this
-// one to the metadata of the answer.
+// meet adds the claim to the metadata of the answer to a ping. Where that has a better
+// claim in its header, it asks whose that is.
 func (c *claim) meet(header nats.Header, metadata map[string]string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	// As it was before the two met: the other one compares the same.
 	c.describe(func(key, value string) { metadata[key] = value })
-	c.compare(header.Get)
+	if other, better := c.compare(header.Get); better && isToken(other.id) {
+		_ = c.ask(other.id) // the connection reports its own failures
+	}
 }
 
-// compare notes a rival with a better claim. The lock is held.
-func (c *claim) compare(get func(string) string) {
+// isToken reports whether an id can be a token of a subject, as those of workers are.
+func isToken(id string) bool {
+	return id != "" && len(id) <= 64 && !strings.ContainsFunc(id, func(r rune) bool {
+		return (r < '0' || r > '9') && (r < 'A' || r > 'Z') && (r < 'a' || r > 'z')
+	})
+}
+
+// compare returns the worker that has made a claim, and whether that is better than
+// this one, for which there was none before. The lock is held.
+func (c *claim) compare(get func(string) string) (other rival, better bool) {
 	if get(claimPrefix) != c.prefix || get(claimID) == c.id {
-		return
+		return rival{}, false
 	}
 	since, err := strconv.ParseInt(get(claimSince), 10, 64)
 	if err != nil {
-		return
+		return rival{}, false
 	}
-	other := rival{get(claimShared) == "true", get(claimSettled) == "true", since, get(claimID)}
-	if other.shared && c.shared || c.lost != nil || !other.better(rival{c.shared, c.settled, c.since, c.id}) {
-		return
+	other = rival{get(claimShared) == "true", get(claimSettled) == "true", since, get(claimID)}
+	if other.shared && c.shared || c.lost != nil {
+		return other, false
 	}
-	c.lost = &other
-	close(c.beaten)
-	if c.settled && c.onLost != nil {
-		go c.onLost(c.err())
-	}
+	return other, other.better(rival{c.shared, c.settled, c.since, c.id})
 }
 
 // better reports whether r goes before other.
@@ -116,17 +127,26 @@ func (r rival) better(other rival) bool {
 	return cmp.Or(cmp.Compare(r.since, other.since), cmp.Compare(r.id, other.id)) < 0
 }
 
-// ask asks all workers for their claims.
-func (c *claim) ask(nc *nats.Conn) error {
-	ping := nats.NewMsg(fmt.Sprintf("%s.%s.%s", micro.APIPrefix, micro.PingVerb, Name))
+// ask asks a worker for its claim, all of them where id is empty. The lock is held.
+func (c *claim) ask(id string) error {
+	subject, err := micro.ControlSubject(micro.PingVerb, Name, id)
+	if err != nil {
+		return err
+	}
+	ping := nats.NewMsg(subject)
 	ping.Reply = c.inbox
-	c.mu.Lock()
 	c.describe(ping.Header.Set)
-	c.mu.Unlock()
-	return nc.PublishMsg(ping)
+	return c.nc.PublishMsg(ping)
 }
 
-// hear looks at the claim in an answer.
+// askAll asks all workers for their claims.
+func (c *claim) askAll() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ask("")
+}
+
+// hear notes a better claim in an answer.
 func (c *claim) hear(m *nats.Msg) {
 	var answer micro.Ping
 	if json.Unmarshal(m.Data, &answer) != nil {
@@ -134,7 +154,15 @@ func (c *claim) hear(m *nats.Msg) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.compare(func(key string) string { return answer.Metadata[key] })
+	other, better := c.compare(func(key string) string { return answer.Metadata[key] })
+	if !better {
+		return
+	}
+	c.lost = &other
+	close(c.beaten)
+	if c.settled && c.onLost != nil {
+		go c.onLost(c.err())
+	}
 }
 
 // settle waits for the answers of workers that were asked, and settles if none is

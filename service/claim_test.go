@@ -186,8 +186,14 @@ func TestLaterExclusiveWorkerIsRefused(t *testing.T) {
 }
 
 // Two workers that could not hear each other when they started find out when
-// they can: the earlier one stays.
+// they can, whoever asks first: the earlier one stays.
 func TestWorkersMeetLater(t *testing.T) {
+	for i := range 2 {
+		t.Run(fmt.Sprint("worker ", i+1, " asks"), func(t *testing.T) { meetLater(t, i) })
+	}
+}
+
+func meetLater(t *testing.T, asks int) {
 	s1, s2 := bustest.StartServer(t, server.Options{}), bustest.StartServer(t, server.Options{})
 	lost := make(chan string, 2)
 	var services []*service.Service
@@ -217,11 +223,55 @@ func TestWorkersMeetLater(t *testing.T) {
 		}
 	}
 	for late := time.Now().Add(patience); len(lost) == 0; {
-		if err := services[1].Recheck(t.Context()); err != nil || time.Now().After(late) {
+		if err := services[asks].Recheck(t.Context()); err != nil || time.Now().After(late) {
 			t.Fatalf("both serve: %v", err)
 		}
 	}
 	if name := <-lost; name != "worker 2" {
 		t.Errorf("%s lost its claim", name)
+	}
+}
+
+// Who may look for services can't end a worker by what a ping says, though that is
+// followed up.
+func TestForgedPing(t *testing.T) {
+	s := bustest.StartServer(t, server.Options{})
+	lost := make(chan error, 1)
+	svc, _ := startService(t, s, memory.Options{}, service.Options{OnLost: func(err error) { lost <- err }})
+	nc := bustest.Connect(t, s)
+	asked := make(chan *nats.Msg, 10)
+	if _, err := nc.ChanSubscribe("$SRV.PING.kvbus.*", asked); err != nil {
+		t.Fatal(err)
+	}
+	ping := nats.NewMsg("$SRV.PING")
+	ping.Reply = nc.NewInbox()
+	answers, err := nc.SubscribeSync(ping.Reply)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{"a\r\nb", "a b", "*", "", svc.ID(), "x"} {
+		ping.Header = nats.Header{"kvbus-prefix": {"kv"}, "kvbus-id": {id}, "kvbus-claimed-at": {"0"}, "kvbus-settled": {"true"}}
+		if err := nc.PublishMsg(ping); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := answers.NextMsg(patience); err != nil {
+			t.Fatal(err)
+		}
+	}
+	select {
+	case m := <-asked:
+		if m.Subject != "$SRV.PING.kvbus.x" {
+			t.Errorf("the worker asks %s", m.Subject)
+		}
+	case err := <-lost:
+		t.Fatal(err)
+	case <-time.After(patience):
+		t.Fatal("the worker does not ask whose claim that is")
+	}
+	expect(t, nc, "kv.set.k", "", "1")
+	select {
+	case err := <-lost:
+		t.Error(err)
+	default:
 	}
 }

@@ -231,12 +231,12 @@ func (s *Service) start(ctx context.Context) error {
 	s.described = info
 	s.discovery.identity.Metadata["store"] = info.Store
 	before := s.nc.LastError()
-	s.claim = newClaim(s.subjects.Prefix(), s.ID(), info.Clustered, s.nc.NewInbox(), s.opts.OnLost)
+	s.claim = newClaim(s.nc, s.subjects.Prefix(), s.ID(), info.Clustered, s.opts.OnLost)
 	err = s.quietly(ctx, before, func() error {
 		if err := s.discovery.listen(s.subjects, s.claim); err != nil {
 			return err
 		}
-		return s.claim.ask(s.nc)
+		return s.claim.askAll()
 	})
 	if err != nil {
 		return err
@@ -313,7 +313,7 @@ func (s *Service) Stats() micro.Stats { return s.discovery.stats() }
 // claim is lost.
 func (s *Service) Recheck(ctx context.Context) error {
 	s.tellLimit()
-	if err := s.claim.ask(s.nc); err != nil {
+	if err := s.claim.askAll(); err != nil {
 		return err
 	}
 	if err := flush(ctx, s.nc); err != nil {
