@@ -51,5 +51,6 @@
 // A record that can't be decoded is never passed over: the store stops, serves
 // nothing from then on, and says why in [Store.Failed]. So it does where the log
 // has lost what this worker has applied, as after the loss of power of its only
-// server.
+// server; one that was away meanwhile sees it by the time of its last record, for
+// which it asks together with those after it.
 package replicated

@@ -35,7 +35,11 @@ type feed struct {
 
 	// mu is held while records are taken, and while they are fetched.
 	mu     sync.Mutex
-	newest int64 // time of the newest record taken, in Unix nanoseconds
+	newest int64     // time of the newest record taken, in Unix nanoseconds
+	last   logRecord // the last one taken, without its data
+	sure   bool      // the log still goes on after what this worker has
+
+	renewals chan nats.Status // has a mark for each time that the connection was made anew
 
 	expected atomic.Uint64 // highest sequence that is known to be in the log
 	soon     chan struct{} // expected has risen
@@ -52,6 +56,7 @@ func (f *feed) init(s *Store) {
 // themselves, until the store's background ends.
 func (f *feed) start(ctx context.Context, target uint64) error {
 	var err error
+	f.renewals = f.store.nc.StatusChanged(nats.CONNECTED)
 	if f.live, err = f.store.nc.Subscribe(liveSubject(f.store.opts.Prefix, "*"), f.received); err != nil {
 		return err
 	}
@@ -69,6 +74,9 @@ func (f *feed) start(ctx context.Context, target uint64) error {
 func (f *feed) stop() {
 	if f.live != nil {
 		_ = f.live.Unsubscribe() // fails only if the connection is gone already
+	}
+	if f.renewals != nil {
+		f.store.nc.RemoveStatusListener(f.renewals)
 	}
 	f.mu.Lock() // whoever has it now sees the end of the background
 	defer f.mu.Unlock()
@@ -156,9 +164,13 @@ func (f *feed) received(m *nats.Msg) {
 		return
 	}
 	f.mu.Lock()
+	upTo := record.sequence - 1
+	if f.renewed() || !f.sure {
+		upTo++ // the next record may be one of a log that was made anew, which only the log can tell
+	}
 	err = ctx.Err() // it may have been stopped meanwhile
 	if err == nil {
-		err = f.fetchUpTo(ctx, record.sequence-1)
+		err = f.fetchUpTo(ctx, upTo)
 	}
 	if err == nil {
 		err = f.take(record)
@@ -180,6 +192,7 @@ func (f *feed) fetchUpTo(ctx context.Context, target uint64) error {
 			if errors.Is(gone, errDamaged) {
 				load = f.store.loadNewest // or it would be the same way again
 			}
+			f.sure = false
 			err = patiently(ctx, f.store.logger, "load the snapshots", func() error { return load(ctx) })
 			if err == nil && f.store.applied.Load() < next {
 				err = fmt.Errorf("%w, and no snapshot goes further than to record %d", gone, f.store.applied.Load())
@@ -209,17 +222,47 @@ func (f *feed) fetchRest(ctx context.Context) error {
 	}
 }
 
-// fetch fetches the next records, at least one. It fails with [errNoRecord],
-// [errRemoved] and [errDamaged]. The lock is held.
+// renewed reports whether the connection was made anew since that was asked last.
+func (f *feed) renewed() bool {
+	select {
+	case <-f.renewals:
+		return true
+	default:
+		return false
+	}
+}
+
+// fetch fetches the next records, at least one. It asks for the last one that was
+// taken as well: a log that has lost its end and grew again has another one there. It
+// fails with [errNoRecord], [errRemoved] and [errDamaged]. The lock is held.
 func (f *feed) fetch(ctx context.Context) error {
-	err := f.store.readLog(ctx, f.store.applied.Load()+1, f.take)
-	if errors.Is(err, errMissing) || errors.Is(err, errNoRecord) && f.expected.Load() > f.store.applied.Load() {
-		return f.store.missing(ctx, f.store.applied.Load()+1)
+	f.renewed() // whatever was missed until now is seen here
+	f.sure = false
+	applied := f.store.applied.Load()
+	if applied > 0 {
+		err := f.store.readLog(ctx, applied, f.take)
+		if errors.Is(err, errNoRecord) {
+			err = f.store.missing(ctx, applied)
+		}
+		gone := errors.Is(err, errMissing) || errors.Is(err, errRemoved) || errors.Is(err, errDamaged)
+		if err != nil && !gone {
+			return err
+		}
+	}
+	f.sure = true
+	if f.store.applied.Load() > applied {
+		return nil
+	}
+	// The last one is gone, or came alone: it is at the end of the log, or large.
+	err := f.store.readLog(ctx, applied+1, f.take)
+	if errors.Is(err, errMissing) || errors.Is(err, errNoRecord) && f.expected.Load() > applied {
+		return f.store.missing(ctx, applied+1)
 	}
 	return err
 }
 
-// take applies a record, unless that was done before. The lock is held.
+// take applies a record, unless that was done before. It fails where it sees that the
+// log has lost what was. The lock is held.
 func (f *feed) take(record logRecord) error {
 	s := f.store
 	if s.shared.Closed() {
@@ -227,7 +270,7 @@ func (f *feed) take(record logRecord) error {
 	}
 	at := record.at.UnixNano()
 	if record.sequence <= s.applied.Load() {
-		if at > f.newest {
+		if at > f.newest || record.sequence == f.last.sequence && !record.at.Equal(f.last.at) {
 			return fmt.Errorf("the log has lost records: it has a new record %d after this worker had %d", record.sequence, s.applied.Load())
 		}
 		return nil
@@ -237,6 +280,7 @@ func (f *feed) take(record logRecord) error {
 		return fmt.Errorf("log record %d: %w", record.sequence, err)
 	}
 	f.newest = max(f.newest, at)
+	f.last = logRecord{sequence: record.sequence, at: record.at}
 	s.apply(record.sequence, at, &b, len(record.data))
 	if record.marked {
 		s.marks.came(record.sequence)

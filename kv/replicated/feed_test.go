@@ -2,6 +2,7 @@ package replicated_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -17,7 +18,7 @@ import (
 // the same.
 func TestRecordsThatAreLostAreFetched(t *testing.T) {
 	s := bustest.StartServer(t, server.Options{
-		JetStream: true, StoreDir: t.TempDir(),
+		JetStream: true, StoreDir: t.TempDir(), MaxPayload: 8 << 20,
 		Users: []*server.User{
 			{Username: "whole", Password: "x"},
 			{Username: "deaf", Password: "x", Permissions: &server.Permissions{
@@ -27,7 +28,7 @@ func TestRecordsThatAreLostAreFetched(t *testing.T) {
 	})
 	connect := func(user string) *replicated.Store {
 		quiet := nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {})
-		store, err := replicated.Open(bounded(t), bustest.Connect(t, s, nats.UserInfo(user, "x"), quiet), replicated.Options{})
+		store, err := replicated.Open(bounded(t), bustest.Connect(t, s, nats.UserInfo(user, "x"), quiet), replicated.Options{Limits: kv.Limits{MaxKeys: 10}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -45,6 +46,16 @@ func TestRecordsThatAreLostAreFetched(t *testing.T) {
 		}
 		if entry, err := kv.Of(deaf).Get(bounded(t), "k"); err != nil || entry.Value != other {
 			t.Fatalf("it reads %q, %v; want %q", entry.Value, err, other)
+		}
+	}
+	// So it has them where each is more than is asked for at once.
+	for i := range 2 {
+		large := fmt.Sprint(i, strings.Repeat("v", 5<<20))
+		if _, err := kv.Of(whole).Set(bounded(t), "large", large); err != nil {
+			t.Fatal(err)
+		}
+		if entry, err := kv.Of(deaf).Get(bounded(t), "large"); err != nil || entry.Value != large {
+			t.Fatalf("it reads a value of %d bytes, %v; want %d", len(entry.Value), err, len(large))
 		}
 	}
 	// What it does not ask for it has as well, a little later.

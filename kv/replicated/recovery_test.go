@@ -85,6 +85,43 @@ func TestLogLostItsEnd(t *testing.T) {
 	}
 }
 
+// A worker that was away while the log lost its end and grew again does not go on
+// after what it has.
+func TestLogLostItsEndAndGrewAgain(t *testing.T) {
+	s := startServer(t)
+	first := open(t, s, keepsLittle)
+	away, proxy := openThrough(t, s, keepsLittle)
+	for i := range 20 {
+		if _, err := kv.Of(first).Set(bounded(t), fmt.Sprint("old", i), "v"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := away.Info(bounded(t)); err != nil {
+		t.Fatal(err)
+	}
+	closeStore(t, first)
+	proxy.Redirect("127.0.0.1:1") // nobody is there
+	rollBack(t, s, 10)
+	second := open(t, s, keepsLittle)
+	for second.Applied() <= away.Applied() {
+		if _, err := kv.Of(second).Set(bounded(t), "new", "v"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	proxy.Redirect(s.Addr().String())
+	for ctx := bounded(t); ; {
+		select {
+		case err := <-away.Failed():
+			t.Log(err)
+			return
+		default:
+		}
+		if _, err := kv.Of(away).Get(ctx, "new"); err == nil || errors.Is(err, kv.ErrNotFound) || ctx.Err() != nil {
+			t.Fatalf("it goes on, and reads with the error %v", err)
+		}
+	}
+}
+
 // A log that was made anew is none that goes on after an old snapshot.
 func TestLogMadeAnew(t *testing.T) {
 	s := startServer(t)
