@@ -46,6 +46,7 @@ type flight struct {
 	due       time.Time // when it is to be appended again
 	marked    bool      // it is appended as a mark
 	full      bool      // more commands waited than it carries
+	unsent    bool      // it is to be appended, once more or for the first time
 	sends     int
 	refusals  int // how many of the sends certainly did nothing
 	reason    error
@@ -53,6 +54,16 @@ type flight struct {
 
 // members returns how many wait for the batch.
 func (f *flight) members() int { return len(f.proposals) + len(f.readers) }
+
+// send notes that the batch is appended, and returns how often that is. It counts
+// before it is done: what happens then is not known until a refusal says so.
+func (f *flight) send() int {
+	f.unsent = false
+	f.sends++
+	f.sent = time.Now()
+	f.due = f.sent.Add(resendDelay)
+	return f.sends
+}
 
 // refused notes that a send did nothing.
 func (f *flight) refused(reason error) {

@@ -45,15 +45,16 @@ type pipeline struct {
 	number  uint64  // of the last batch
 	waiting int     // commands and reads in all of the above
 	gather  gathering
+	room    int // how many bytes of commands a record carries, when last asked
 	closed  error
 	refusal error     // of the last batch that was refused; nil since one was taken
 	failing time.Time // since when requests are given up; zero while they are not
 	silent  time.Time // when JetStream last said nothing to one of them
 	ticker  *time.Timer
 	ticking bool
-	buffer  []byte
-	// launches has a mark when there is something to append.
+	// launches has a mark when there may be something to append.
 	launches chan struct{}
+	buffer   []byte // of run
 }
 
 // A proposal is a command that waits for its result.
@@ -74,7 +75,12 @@ func (p *pipeline) init(s *Store) {
 	p.launches = make(chan struct{}, 1)
 	p.subject, p.marked = logSubject(s.opts.Prefix), markSubject(s.opts.Prefix)
 	p.inbox = s.nc.NewInbox()
+	p.room = recordRoom(s.nc)
 }
+
+// recordRoom returns how many bytes of commands a record carries, as the server says.
+// It uses the connection.
+func recordRoom(nc *nats.Conn) int { return int(nc.MaxPayload()) - recordOverhead }
 
 // submit queues a command.
 func (p *pipeline) submit(cmd kv.Command, done func(kv.Result, error)) {
@@ -84,13 +90,14 @@ func (p *pipeline) submit(cmd kv.Command, done func(kv.Result, error)) {
 		if err := p.admit(); err != nil {
 			return err
 		}
-		if size, limit := commandSize(&cmd), p.room(); size > limit {
-			return fmt.Errorf("%w: the command takes %d bytes of the log, a record carries %d", kv.ErrValueTooLarge, size, limit)
+		if size := commandSize(&cmd); size > p.room {
+			return fmt.Errorf("%w: the command takes %d bytes of the log, a record carries %d", kv.ErrValueTooLarge, size, p.room)
 		}
 		p.waiting++
 		now := time.Now()
 		p.queue = append(p.queue, proposal{cmd, done, now})
 		p.launchSoon(now)
+		p.lookSoon()
 		return nil
 	}()
 	if err != nil {
@@ -110,6 +117,7 @@ func (p *pipeline) read(done func(error)) {
 		now := time.Now()
 		p.readers = append(p.readers, reader{done, now})
 		p.launchSoon(now)
+		p.lookSoon()
 		return nil
 	}()
 	if err != nil {
@@ -127,9 +135,6 @@ func (p *pipeline) admit() error {
 	return nil
 }
 
-// room is how many bytes of commands a record carries.
-func (p *pipeline) room() int { return int(p.store.nc.MaxPayload()) - recordOverhead }
-
 // launchSoon has what waits appended by another goroutine, unless a batch is under
 // way or the next one is being gathered.
 func (p *pipeline) launchSoon(now time.Time) {
@@ -144,6 +149,9 @@ func (p *pipeline) queued() int { return len(p.queue) + len(p.readers) }
 // run appends what waits, until ctx ends. Before it does, it lets those run that
 // are about to add to it: the batches are twice as large under load, and the
 // cost of one is that of a dozen commands. On an idle machine that takes no time.
+//
+// It alone publishes, and without the lock: a connection that takes nothing keeps
+// whoever uses it waiting, and those who have requests are to be answered in time.
 func (p *pipeline) run(ctx context.Context) {
 	for {
 		select {
@@ -153,17 +161,23 @@ func (p *pipeline) run(ctx context.Context) {
 		}
 		runtime.Gosched()
 		runtime.Gosched()
+		room := recordRoom(p.store.nc)
 		p.mu.Lock()
-		p.launch()
+		p.room = room
+		f, send := p.launch()
 		p.mu.Unlock()
+		if f != nil {
+			p.publish(f, send)
+		}
 	}
 }
 
-// launch appends what waits, or as much of it as a record carries, unless a batch
-// is under way.
-func (p *pipeline) launch() {
+// launch makes a batch of what waits, or of as much of it as a record carries, unless
+// one is under way. It returns the one that is to be appended now, if any, and which
+// time that is.
+func (p *pipeline) launch() (f *flight, send int) {
 	if p.flight == nil && p.queued() > 0 {
-		room, n := p.room(), 0
+		room, n := p.room, 0
 		for n < min(len(p.queue), maxBatch) {
 			if room -= commandSize(&p.queue[n].cmd); room < 0 && n > 0 {
 				break
@@ -171,43 +185,37 @@ func (p *pipeline) launch() {
 			n++
 		}
 		p.number++
-		p.flight = &flight{number: p.number, proposals: p.queue[:n:n], readers: p.readers, since: time.Now(), marked: p.store.marks.due(), full: n < len(p.queue)}
+		p.flight = &flight{number: p.number, proposals: p.queue[:n:n], readers: p.readers, since: time.Now(), marked: p.store.marks.due(), full: n < len(p.queue), unsent: true}
 		p.readers = nil
 		if p.queue = p.queue[n:]; len(p.queue) == 0 {
 			p.queue = nil
 		}
-		p.send(p.flight)
 	}
-	if !p.ticking && p.waiting > 0 {
-		p.ticking = true
-		if p.ticker == nil {
-			p.ticker = time.AfterFunc(tick, p.look)
-		} else {
-			p.ticker.Reset(tick)
-		}
+	if f = p.flight; f == nil || !f.unsent {
+		return nil, 0
 	}
+	return f, f.send()
 }
 
-// send appends a batch, once more or for the first time.
-func (p *pipeline) send(f *flight) {
+// publish appends a batch, once more or for the first time. The lock is not held.
+func (p *pipeline) publish(f *flight, send int) {
 	b := batch{Worker: p.store.id, Number: f.number, Base: f.number, Commands: make([]kv.Command, len(f.proposals))}
 	for i := range f.proposals {
 		b.Commands[i] = f.proposals[i].cmd
 	}
 	p.buffer = b.append(p.buffer[:0])
-	f.sends++
-	f.sent = time.Now()
-	f.due = f.sent.Add(resendDelay)
 	subject := p.subject
 	if f.marked {
 		subject = p.marked
 	}
 	err := p.store.nc.PublishMsg(&nats.Msg{
 		Subject: subject,
-		Reply:   fmt.Sprintf("%s.%d.%d", p.inbox, f.number, f.sends),
+		Reply:   fmt.Sprintf("%s.%d.%d", p.inbox, f.number, send),
 		Data:    p.buffer,
 	})
 	if err != nil {
+		p.mu.Lock()
+		defer p.mu.Unlock()
 		f.refused(err)
 	}
 }
@@ -248,7 +256,7 @@ func (p *pipeline) complete(number uint64, outcomes []outcome) {
 	p.waiting -= landed.members()
 	p.succeeds()
 	if landed.full || departs(landed.members(), p.queued()) {
-		p.launch()
+		signal(p.launches)
 	} else {
 		now := time.Now()
 		p.gather.begin(now, now.Sub(landed.sent), landed.members()+p.queued(), p.gathered)
@@ -275,9 +283,28 @@ func (p *pipeline) gathered() {
 func (p *pipeline) reconnected() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.resend()
+}
+
+// resend has the batch under way appended again.
+func (p *pipeline) resend() {
 	if p.flight != nil {
-		p.send(p.flight)
+		p.flight.unsent = true
+		signal(p.launches)
 	}
+}
+
+// lookSoon has what waits looked at in a while.
+func (p *pipeline) lookSoon() {
+	switch {
+	case p.ticking || p.waiting == 0:
+		return
+	case p.ticker == nil:
+		p.ticker = time.AfterFunc(tick, p.look)
+	default:
+		p.ticker.Reset(tick)
+	}
+	p.ticking = true
 }
 
 // look goes over what waits: it appends again what may be lost, and gives up
@@ -306,10 +333,13 @@ func (p *pipeline) look() {
 		p.queue, p.readers = p.queue[unsent:], p.readers[unread:]
 	}
 	if p.flight != nil && p.flight.due.Before(now) {
-		p.send(p.flight)
+		p.resend()
+	}
+	if p.flight == nil && p.queued() > 0 {
+		signal(p.launches)
 	}
 	p.ticking = false
-	p.launch()
+	p.lookSoon()
 	p.mu.Unlock()
 	for _, done := range given {
 		done()
