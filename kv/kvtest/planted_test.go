@@ -127,6 +127,15 @@ var bugs = []struct {
 			return s.Do(ctx, cmd)
 		}
 	}},
+	{"does not count what a sweep removes", "ttl/sweep", func(s kv.Store, p *planted) {
+		p.do = func(ctx context.Context, cmd kv.Command) (kv.Result, error) {
+			r, err := s.Do(ctx, cmd)
+			if cmd.Op == kv.OpSweep {
+				r.Number = 0
+			}
+			return r, err
+		}
+	}},
 	{"never keeps a deadline", "keep-ttl/a live key keeps its deadline", func(s kv.Store, p *planted) {
 		p.do = func(ctx context.Context, cmd kv.Command) (kv.Result, error) {
 			cmd.KeepTTL = false

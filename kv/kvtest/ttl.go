@@ -291,6 +291,14 @@ func checkSweep(e *env) {
 		e.Errorf("sweep: %d, %v; want 0 to 2, for the store may have come before", n, err)
 	}
 	s.settled(revision + 4)
+	e.eventually("a sweep is before the store, and counts", func() bool {
+		s.set("again", "", kv.WithTTL(1))
+		n, err := s.Sweep(s.ctx)
+		if err != nil || n < 0 || n > 1 {
+			e.Fatalf("sweep after a key: %d, %v", n, err)
+		}
+		return n == 1
+	})
 	s.unchanged("a sweep of nothing", func() {
 		if n, err := s.Sweep(s.ctx); err != nil || n != 0 {
 			e.Errorf("sweep of nothing: %d, %v", n, err)

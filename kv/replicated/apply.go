@@ -43,15 +43,19 @@ func (s *Store) apply(sequence uint64, now int64, b *batch, size int) {
 }
 
 // step carries out a batch on the machine and the sessions that belong to it.
-// The outcomes of its commands are appended, unless outcomes is nil.
+// The outcomes of its commands are appended, unless outcomes is nil. What is due
+// expires before the first of them; the first sweep among them counts it.
 func step(m *machine.Machine, sessions sessions, b *batch, now int64, outcomes []outcome) (verdict, []outcome) {
-	m.Expire(now)
+	expired := m.Expire(now)
 	verdict := sessions.judge(b, now)
 	if verdict != accepted {
 		return verdict, outcomes
 	}
 	for i := range b.Commands {
 		result, err := m.ApplyLogged(now, &b.Commands[i])
+		if b.Commands[i].Op == kv.OpSweep {
+			result.Number, expired = result.Number+int64(expired), 0
+		}
 		if outcomes != nil {
 			outcomes = append(outcomes, outcome{result, err})
 		}
