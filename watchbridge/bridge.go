@@ -17,12 +17,6 @@ import (
 )
 
 const (
-	// confirmDelay is how long after a publication the bridge asks the server
-	// for a confirmation: the time in which more of them gather behind one
-	// round trip.
-	confirmDelay = 50 * time.Millisecond
-	// confirmTimeout is how long it waits for the answer.
-	confirmTimeout = 5 * time.Second
 	// retryDelay is the pause after a failure. It doubles with each attempt that
 	// comes to nothing, up to maxRetryDelay.
 	retryDelay    = 100 * time.Millisecond
@@ -59,16 +53,12 @@ type Bridge struct {
 	opts   Options
 	logger *slog.Logger
 
-	encoder   bus.Encoder
 	position  atomic.Uint64 // revision of the last event that was handed over, or is lost
 	confirmed atomic.Uint64 // revision of the last event that the server has, or is lost
 	newest    atomic.Uint64 // revision of the last event seen while there was no connection
 	published atomic.Uint64
 	lost      atomic.Uint64
-
-	buffer  []kv.Event
-	mark    atomic.Pointer[mark] // the last record of the log that was handed over
-	pending chan struct{}        // something was published and is to be confirmed
+	mark      atomic.Pointer[mark] // the last record of the log that was handed over
 
 	epoch    string        // of the store, where its life is that of the bridge
 	advanced chan struct{} // confirmed was raised
@@ -93,16 +83,12 @@ func Start(source Source, opts Options) *Bridge {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	b := &Bridge{
-		source:  source,
-		opts:    opts,
-		logger:  opts.Logger,
-		buffer:  make([]kv.Event, eventBuffer),
-		pending: make(chan struct{}, 1),
-
+		source:   source,
+		opts:     opts,
+		logger:   opts.Logger,
 		advanced: make(chan struct{}, 1),
-
-		cancel: cancel,
-		done:   make(chan struct{}),
+		cancel:   cancel,
+		done:     make(chan struct{}),
 	}
 	if b.opts.BurstHeartbeat == 0 {
 		b.opts.BurstHeartbeat = burstHeartbeat
@@ -153,46 +139,6 @@ func pause(ctx context.Context, delay time.Duration) {
 	}
 }
 
-// session publishes on one connection until that breaks, or the source ends,
-// which is [kv.ErrClosed].
-func (b *Bridge) session(ctx context.Context) error {
-	nc, err := b.dial(ctx)
-	if err != nil {
-		return err
-	}
-	ctx, end := context.WithCancelCause(ctx)
-	var confirmer sync.WaitGroup
-	defer confirmer.Wait()
-	// Closing the connection frees a publication that is stuck in it.
-	closed := context.AfterFunc(ctx, nc.Close)
-	defer func() {
-		end(nil)
-		if closed() {
-			nc.Close()
-		}
-	}()
-
-	b.position.Store(b.confirmed.Load())
-	b.mark.Store(nil)
-	confirmer.Go(func() { b.confirmAll(ctx, nc, end) })
-	pulse := b.startPulse(nc)
-	confirmer.Go(func() { pulse.run(ctx) })
-	if log, ok := b.source.(Log); ok {
-		err = b.publishElected(ctx, nc, log)
-	} else {
-		err = b.publishAll(ctx, nc)
-	}
-	if cause := context.Cause(ctx); cause != nil {
-		return cause
-	}
-	if errors.Is(err, kv.ErrClosed) && b.confirmed.Load() != b.position.Load() {
-		if err := b.confirm(ctx, nc); err != nil {
-			return err
-		}
-	}
-	return err
-}
-
 // dial makes a connection. It waits for one as long as something is due, or may
 // be; else it fails with [kv.ErrClosed] once the source is closed.
 func (b *Bridge) dial(ctx context.Context) (*nats.Conn, error) {
@@ -217,50 +163,6 @@ func (b *Bridge) dial(ctx context.Context) (*nats.Conn, error) {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-	}
-}
-
-// publishAll publishes what comes after the last confirmed event, until the
-// source or the connection fails.
-func (b *Bridge) publishAll(ctx context.Context, nc *nats.Conn) error {
-	for event, err := range b.source.Watch(ctx, kv.WatchOptions{Start: kv.After(b.confirmed.Load())}) {
-		if lag, ok := errors.AsType[*kv.LagError](err); ok {
-			b.lose(lag.First, lag.Last, tooSlow)
-			continue
-		}
-		if errors.Is(err, kv.ErrCompacted) {
-			return b.skip(ctx)
-		}
-		if err != nil {
-			return err
-		}
-		if err := b.publish(nc, event); err != nil {
-			return err
-		}
-		b.confirmLater()
-	}
-	return ctx.Err()
-}
-
-func (b *Bridge) publish(nc *nats.Conn, event kv.Event) error {
-	switch err := nc.PublishMsg(b.encoder.Event(b.opts.Subjects, event)); {
-	case errors.Is(err, nats.ErrMaxPayload):
-		b.lost.Add(1)
-		b.logLost(event.Revision, event.Revision, "the event is larger than what the bus carries")
-	case err != nil:
-		return err
-	default:
-		b.published.Add(1)
-	}
-	b.position.Store(event.Revision)
-	return nil
-}
-
-// confirmLater lets the confirmer know that there is something to confirm.
-func (b *Bridge) confirmLater() {
-	select {
-	case b.pending <- struct{}{}:
-	default:
 	}
 }
 
@@ -306,55 +208,4 @@ func (b *Bridge) raise(revision uint64) {
 	case b.advanced <- struct{}{}:
 	default:
 	}
-}
-
-// confirmAll asks the server, from time to time, whether it has what was
-// published, and ends the session when it can't be known.
-func (b *Bridge) confirmAll(ctx context.Context, nc *nats.Conn, end context.CancelCauseFunc) {
-	broken := nc.StatusChanged(nats.CLOSED)
-	if nc.IsClosed() { // before anybody could be told
-		end(errBroken)
-		return
-	}
-	var due <-chan time.Time
-	for {
-		select {
-		case <-b.pending:
-			if due == nil {
-				due = time.After(confirmDelay)
-			}
-		case <-due:
-			due = nil
-			if err := b.confirm(ctx, nc); err != nil {
-				end(err)
-				return
-			}
-		case <-broken:
-			end(errBroken)
-			return
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
-// errBroken ends the session of a connection that broke.
-var errBroken = errors.New("the connection broke")
-
-// confirm makes a round trip to the server, which then has all that was
-// published before.
-func (b *Bridge) confirm(ctx context.Context, nc *nats.Conn) error {
-	revision, mark := b.position.Load(), b.mark.Load()
-	ctx, cancel := context.WithTimeout(ctx, confirmTimeout)
-	defer cancel()
-	if err := nc.FlushWithContext(ctx); err != nil {
-		return err
-	}
-	if mark != nil && !mark.acknowledged.Swap(true) {
-		if err := mark.msg.Ack(); err != nil {
-			return err
-		}
-	}
-	b.raise(revision)
-	return nil
 }

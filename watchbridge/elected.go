@@ -101,8 +101,8 @@ type mark struct {
 // JetStream gives the marks to the elected worker alone, by which it knows that
 // it is; events it publishes as they come. A mark is acknowledged, and all before
 // it with it, when the server has their events.
-func (b *Bridge) publishElected(ctx context.Context, nc *nats.Conn, log Log) error {
-	consumer, err := cursor(ctx, nc, log)
+func (s *session) publishElected(ctx context.Context, log Log) error {
+	consumer, err := cursor(ctx, s.nc, log)
 	if err != nil {
 		return err
 	}
@@ -136,7 +136,7 @@ func (b *Bridge) publishElected(ctx context.Context, nc *nats.Conn, log Log) err
 	defer messages.Stop()
 	defer end()
 
-	p := &publisher{bridge: b, nc: nc, log: log, seen: time.Now()}
+	p := &publisher{session: s, log: log, buffer: make([]kv.Event, eventBuffer), seen: time.Now()}
 	defer p.leaveHistory()
 	check := time.NewTicker(publisherCheck)
 	defer check.Stop()
@@ -150,7 +150,7 @@ func (b *Bridge) publishElected(ctx context.Context, nc *nats.Conn, log Log) err
 			err = p.given(ctx, msg)
 		case <-applied:
 			if err = p.publishRecord(ctx, log.Applied()); err == nil {
-				b.confirmLater()
+				s.confirmLater()
 			}
 		case <-check.C:
 			err = p.check(ctx)

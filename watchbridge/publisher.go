@@ -10,7 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"kvbus/kv"
@@ -30,9 +29,9 @@ var errOvertaken = errors.New("another worker has published the next events")
 // A publisher publishes the events of the records that were given to this worker
 // in one session.
 type publisher struct {
-	bridge *Bridge
-	nc     *nats.Conn
-	log    Log
+	session *session
+	log     Log
+	buffer  []kv.Event
 
 	pin      string // the id of its election; empty while it is not elected
 	last     uint64 // sequence of the last mark that it was given
@@ -72,8 +71,8 @@ func (p *publisher) given(ctx context.Context, msg jetstream.Msg) error {
 		}
 	}
 	p.last, p.missed = sequence, time.Time{}
-	p.bridge.mark.Store(&mark{msg: msg})
-	p.bridge.confirmLater()
+	p.session.mark.Store(&mark{msg: msg})
+	p.session.confirmLater()
 	return nil
 }
 
@@ -115,10 +114,10 @@ func (p *publisher) check(ctx context.Context) error {
 	case p.missed.IsZero():
 		p.missed = now
 	case now.Sub(p.missed) > markLoss:
-		p.bridge.logger.Info("another worker publishes events")
+		p.session.logger.Info("another worker publishes events")
 		p.leaveHistory()
 		p.pin = ""
-		p.bridge.mark.Store(nil)
+		p.session.mark.Store(nil)
 	}
 	unmarked, err := p.unmarked(ctx, marked)
 	if err != nil || !unmarked {
@@ -165,16 +164,16 @@ func (p *publisher) resume(ctx context.Context) error {
 		return err
 	}
 	p.sequence = published
-	b := p.bridge
+	s := p.session
 	before, err := p.log.RevisionAfter(ctx, p.sequence)
 	if errors.Is(err, kv.ErrCompacted) { // too long ago for this worker to know
-		before = b.confirmed.Load()
+		before = s.confirmed.Load()
 	} else if err != nil {
 		return err
 	}
-	b.logger.Info("publishing events", "after_record", p.sequence, "after_revision", before)
-	b.position.Store(before)
-	b.raise(before) // the server has what was acknowledged
+	s.logger.Info("publishing events", "after_record", p.sequence, "after_revision", before)
+	s.position.Store(before)
+	s.raise(before) // the server has what was acknowledged
 	return nil
 }
 
@@ -191,7 +190,7 @@ func (p *publisher) publishRecord(ctx context.Context, sequence uint64) error {
 		if !errors.Is(err, kv.ErrCompacted) {
 			return err
 		}
-		p.bridge.logger.Info("the next events are no longer held; they are made anew from the log", "after_record", p.sequence, "after_revision", p.bridge.position.Load())
+		p.session.logger.Info("the next events are no longer held; they are made anew from the log", "after_record", p.sequence, "after_revision", p.session.position.Load())
 		next, stop := iter.Pull2(p.log.History(ctx, p.sequence))
 		p.history = &history{next, stop}
 	}
@@ -210,19 +209,19 @@ func (p *publisher) publishRecord(ctx context.Context, sequence uint64) error {
 // publishHeld publishes the events up to a revision that the store holds. It
 // fails with [kv.ErrCompacted] where it does not.
 func (p *publisher) publishHeld(revision uint64) error {
-	b := p.bridge
-	for b.position.Load() < revision {
-		after := b.position.Load()
-		n, err := p.log.Events(after, b.buffer[:min(eventBuffer, revision-after)])
+	s := p.session
+	for s.position.Load() < revision {
+		after := s.position.Load()
+		n, err := p.log.Events(after, p.buffer[:min(eventBuffer, revision-after)])
 		if err != nil {
 			return err
 		}
-		for _, event := range b.buffer[:n] {
-			if err := b.publish(p.nc, event); err != nil {
+		for _, event := range p.buffer[:n] {
+			if err := s.publish(event); err != nil {
 				return err
 			}
 		}
-		clear(b.buffer[:n])
+		clear(p.buffer[:n])
 	}
 	return nil
 }
@@ -230,7 +229,7 @@ func (p *publisher) publishHeld(revision uint64) error {
 // publishHistory publishes events up to those of the record at sequence from the
 // history.
 func (p *publisher) publishHistory(sequence uint64) error {
-	b := p.bridge
+	s := p.session
 	for p.sequence < sequence {
 		events, err, ok := p.history.next()
 		if err != nil {
@@ -240,10 +239,10 @@ func (p *publisher) publishHistory(sequence uint64) error {
 			return errors.New("the history of the store ended")
 		}
 		for event := range events {
-			if event.Revision <= b.position.Load() {
+			if event.Revision <= s.position.Load() {
 				continue // it was published while it was held
 			}
-			if err := b.publish(p.nc, event); err != nil {
+			if err := s.publish(event); err != nil {
 				return err
 			}
 		}
@@ -259,7 +258,7 @@ func (p *publisher) caughtUp(ctx context.Context) bool {
 	if err != nil {
 		return false
 	}
-	position, oldest := p.bridge.position.Load(), p.log.OldestRevision()
+	position, oldest := p.session.position.Load(), p.log.OldestRevision()
 	return position+1 >= oldest && 2*position >= oldest+newest-1
 }
 
@@ -292,7 +291,7 @@ func (p *publisher) passOver(ctx context.Context, sequence uint64) error {
 			return nil
 		}
 		if errors.Is(err, kv.ErrCompacted) {
-			p.bridge.lose(p.bridge.position.Load()+1, min(p.log.OldestRevision()-1, revision), "no snapshot and no log lead to them")
+			p.session.lose(p.session.position.Load()+1, min(p.log.OldestRevision()-1, revision), "no snapshot and no log lead to them")
 			err = nil
 		}
 	}
@@ -338,5 +337,5 @@ func (p *publisher) askForNothing(pin string) error {
 	if err != nil {
 		return err
 	}
-	return p.nc.PublishRequest("$JS.API.CONSUMER.MSG.NEXT."+p.log.Stream()+"."+Cursor, p.nc.NewInbox(), query)
+	return p.session.nc.PublishRequest("$JS.API.CONSUMER.MSG.NEXT."+p.log.Stream()+"."+Cursor, p.session.nc.NewInbox(), query)
 }
