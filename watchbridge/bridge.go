@@ -204,8 +204,5 @@ func (b *Bridge) raise(revision uint64) {
 			break
 		}
 	}
-	select {
-	case b.advanced <- struct{}{}:
-	default:
-	}
+	signal(b.advanced)
 }

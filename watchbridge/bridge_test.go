@@ -242,6 +242,30 @@ func TestBusAwayForTooLong(t *testing.T) {
 	}
 }
 
+// On a slow connection little is on its way that is not confirmed: the answers come
+// in time, however much there is to publish.
+func TestSlowConnection(t *testing.T) {
+	t.Parallel()
+	st := start(t, memory.Options{ReplayBytes: 1 << 30})
+	st.proxy.Pace(8 << 20)
+	const events, size, bound = 100, 100_000, 512 << 10
+	for range events {
+		st.set(t, "k", strings.Repeat("v", size))
+	}
+	most := uint64(0)
+	waitFor(t, func() bool {
+		stats := st.bridge.Stats()
+		most = max(most, stats.Published-min(stats.Revision, stats.Published))
+		return stats.Revision == events
+	})
+	if most*size > bound {
+		t.Errorf("%d bytes were published and not confirmed; want at most %d", most*size, bound)
+	}
+	if stats := st.bridge.Stats(); stats.Published != events {
+		t.Errorf("the counts are %+v", stats)
+	}
+}
+
 func waitFor(t *testing.T, condition func() bool) {
 	t.Helper()
 	deadline := time.Now().Add(patience)

@@ -38,7 +38,10 @@
 //
 // Nothing waits for the bridge: commands go on while it is behind, and what it
 // has yet to publish takes no memory beyond the ring's bounds, and that of the
-// history of a log.
+// history of a log. What is published and not confirmed has a bound, by which the
+// bridge is as quick as the connection is: it never has more on its way than what
+// may be confirmed in time. Only a connection that carries less than 64 KiB a
+// second is taken for broken.
 //
 // # Shutdown
 //

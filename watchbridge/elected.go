@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"iter"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -93,7 +92,7 @@ type Log interface {
 // the connection.
 type mark struct {
 	msg          jetstream.Msg
-	acknowledged atomic.Bool
+	acknowledged bool // of who confirms
 }
 
 // publishElected publishes the events of the log as long as this worker is the

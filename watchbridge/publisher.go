@@ -71,8 +71,7 @@ func (p *publisher) given(ctx context.Context, msg jetstream.Msg) error {
 		}
 	}
 	p.last, p.missed = sequence, time.Time{}
-	p.session.mark.Store(&mark{msg: msg})
-	p.session.confirmLater()
+	p.session.handOver(&mark{msg: msg})
 	return nil
 }
 
@@ -182,7 +181,7 @@ func (p *publisher) publishRecord(ctx context.Context, sequence uint64) error {
 	if p.history == nil {
 		revision, err := p.log.RevisionAfter(ctx, sequence)
 		if err == nil {
-			err = p.publishHeld(revision)
+			err = p.publishHeld(ctx, revision)
 		}
 		if err == nil {
 			p.sequence = sequence
@@ -196,7 +195,7 @@ func (p *publisher) publishRecord(ctx context.Context, sequence uint64) error {
 	}
 	release := p.hold(ctx, p.pin)
 	defer release()
-	err := p.publishHistory(sequence)
+	err := p.publishHistory(ctx, sequence)
 	if errors.Is(err, kv.ErrCompacted) {
 		return p.passOver(ctx, sequence)
 	}
@@ -208,7 +207,7 @@ func (p *publisher) publishRecord(ctx context.Context, sequence uint64) error {
 
 // publishHeld publishes the events up to a revision that the store holds. It
 // fails with [kv.ErrCompacted] where it does not.
-func (p *publisher) publishHeld(revision uint64) error {
+func (p *publisher) publishHeld(ctx context.Context, revision uint64) error {
 	s := p.session
 	for s.position.Load() < revision {
 		after := s.position.Load()
@@ -217,7 +216,7 @@ func (p *publisher) publishHeld(revision uint64) error {
 			return err
 		}
 		for _, event := range p.buffer[:n] {
-			if err := s.publish(event); err != nil {
+			if err := s.publish(ctx, event); err != nil {
 				return err
 			}
 		}
@@ -228,7 +227,7 @@ func (p *publisher) publishHeld(revision uint64) error {
 
 // publishHistory publishes events up to those of the record at sequence from the
 // history.
-func (p *publisher) publishHistory(sequence uint64) error {
+func (p *publisher) publishHistory(ctx context.Context, sequence uint64) error {
 	s := p.session
 	for p.sequence < sequence {
 		events, err, ok := p.history.next()
@@ -242,7 +241,7 @@ func (p *publisher) publishHistory(sequence uint64) error {
 			if event.Revision <= s.position.Load() {
 				continue // it was published while it was held
 			}
-			if err := s.publish(event); err != nil {
+			if err := s.publish(ctx, event); err != nil {
 				return err
 			}
 		}
@@ -286,7 +285,7 @@ func (p *publisher) passOver(ctx context.Context, sequence uint64) error {
 		return nil
 	}
 	for err == nil {
-		if err = p.publishHeld(revision); err == nil {
+		if err = p.publishHeld(ctx, revision); err == nil {
 			p.sequence = sequence
 			return nil
 		}

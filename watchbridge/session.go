@@ -3,7 +3,9 @@ package watchbridge
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -17,8 +19,16 @@ const (
 	// for a confirmation: the time in which more of them gather behind one
 	// round trip.
 	confirmDelay = 50 * time.Millisecond
-	// confirmTimeout is how long it waits for the answer.
+	// confirmTimeout is how long it waits for the answer, which comes after what was
+	// published before; that may come with slowest bytes a second.
 	confirmTimeout = 5 * time.Second
+	slowest        = 64 << 10
+	// window is how many bytes may be published and not confirmed: half of them are
+	// on their way while the others are confirmed. All else waits behind them where
+	// the way is slow, also the requests by which a publisher stays elected.
+	window = 256 << 10
+	// eventSize is what an event takes beside its key and its value, about.
+	eventSize = 256
 )
 
 // A session publishes on one connection, and learns what the server has of it.
@@ -27,6 +37,11 @@ type session struct {
 	nc      *nats.Conn
 	encoder bus.Encoder
 	pending chan struct{} // something was published and is to be confirmed
+	now     chan struct{} // it is to be confirmed at once
+
+	handed   atomic.Uint64 // bytes that were published
+	had      atomic.Uint64 // those of them that the server has
+	progress chan struct{} // had was raised
 }
 
 // session publishes on one connection until that breaks, or the source ends,
@@ -50,7 +65,13 @@ func (b *Bridge) session(ctx context.Context) error {
 
 	b.position.Store(b.confirmed.Load())
 	b.mark.Store(nil)
-	s := &session{Bridge: b, nc: nc, pending: make(chan struct{}, 1)}
+	s := &session{
+		Bridge:   b,
+		nc:       nc,
+		pending:  make(chan struct{}, 1),
+		now:      make(chan struct{}, 1),
+		progress: make(chan struct{}, 1),
+	}
 	beside.Go(func() { s.confirmAll(ctx, end) })
 	pulse := b.startPulse(nc)
 	beside.Go(func() { pulse.run(ctx) })
@@ -62,8 +83,8 @@ func (b *Bridge) session(ctx context.Context) error {
 	if cause := context.Cause(ctx); cause != nil {
 		return cause
 	}
-	if errors.Is(err, kv.ErrClosed) && b.confirmed.Load() != b.position.Load() {
-		if err := s.confirm(ctx); err != nil {
+	if errors.Is(err, kv.ErrClosed) {
+		if err := s.settle(ctx, 0); err != nil {
 			return err
 		}
 	}
@@ -84,7 +105,7 @@ func (s *session) publishAll(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := s.publish(event); err != nil {
+		if err := s.publish(ctx, event); err != nil {
 			return err
 		}
 		s.confirmLater()
@@ -92,7 +113,9 @@ func (s *session) publishAll(ctx context.Context) error {
 	return ctx.Err()
 }
 
-func (s *session) publish(event kv.Event) error {
+// publish publishes an event, and waits until there is room for another one in the
+// window.
+func (s *session) publish(ctx context.Context, event kv.Event) error {
 	switch err := s.nc.PublishMsg(s.encoder.Event(s.opts.Subjects, event)); {
 	case errors.Is(err, nats.ErrMaxPayload):
 		s.lost.Add(1)
@@ -103,13 +126,44 @@ func (s *session) publish(event kv.Event) error {
 		s.published.Add(1)
 	}
 	s.position.Store(event.Revision)
-	return nil
+	s.handed.Add(eventSize + uint64(len(event.Key)+len(event.Value)))
+	return s.settle(ctx, window)
+}
+
+// settle waits until no more than so many bytes are without a confirmation. The
+// server is asked for one as soon as they are half as many.
+func (s *session) settle(ctx context.Context, bytes uint64) error {
+	for {
+		unconfirmed := s.handed.Load() - s.had.Load()
+		if unconfirmed > bytes/2 {
+			signal(s.now)
+		}
+		if unconfirmed <= bytes {
+			return nil
+		}
+		select {
+		case <-s.progress:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// handOver makes a mark the last record whose events were published; that it was is
+// to be confirmed and then acknowledged.
+func (s *session) handOver(m *mark) {
+	s.mark.Store(m)
+	s.handed.Add(1)
+	s.confirmLater()
 }
 
 // confirmLater lets the confirmer know that there is something to confirm.
-func (s *session) confirmLater() {
+func (s *session) confirmLater() { signal(s.pending) }
+
+// signal leaves a mark in c, which holds one.
+func signal(c chan<- struct{}) {
 	select {
-	case s.pending <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }
@@ -129,16 +183,18 @@ func (s *session) confirmAll(ctx context.Context, end context.CancelCauseFunc) {
 			if due == nil {
 				due = time.After(confirmDelay)
 			}
+			continue
+		case <-s.now:
 		case <-due:
-			due = nil
-			if err := s.confirm(ctx); err != nil {
-				end(err)
-				return
-			}
 		case <-broken:
 			end(errBroken)
 			return
 		case <-ctx.Done():
+			return
+		}
+		due = nil
+		if err := s.confirm(ctx); err != nil {
+			end(err)
 			return
 		}
 	}
@@ -148,19 +204,25 @@ func (s *session) confirmAll(ctx context.Context, end context.CancelCauseFunc) {
 var errBroken = errors.New("the connection broke")
 
 // confirm makes a round trip to the server, which then has all that was
-// published before.
+// published before. One goroutine alone does: a question that was lost takes the
+// answer to the next one for its own.
 func (s *session) confirm(ctx context.Context) error {
+	handed := s.handed.Load() // first: the others are of what it counts, or newer
 	revision, mark := s.position.Load(), s.mark.Load()
-	ctx, cancel := context.WithTimeout(ctx, confirmTimeout)
+	timeout := confirmTimeout + time.Duration(handed-s.had.Load())*time.Second/slowest
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	if err := s.nc.FlushWithContext(ctx); err != nil {
-		return err
+		return fmt.Errorf("the server does not confirm what was published: %w", err)
 	}
-	if mark != nil && !mark.acknowledged.Swap(true) {
+	if mark != nil && !mark.acknowledged {
 		if err := mark.msg.Ack(); err != nil {
 			return err
 		}
+		mark.acknowledged = true
 	}
 	s.raise(revision)
+	s.had.Store(handed)
+	signal(s.progress)
 	return nil
 }

@@ -5,15 +5,22 @@ import (
 	"net"
 	"sync"
 	"testing"
+	"time"
 )
+
+// Free is the pace of a [Proxy] that is as quick as it can be.
+const Free = -1
 
 // A Proxy forwards TCP connections to a server that can be exchanged.
 type Proxy struct {
 	listener net.Listener
+	ended    chan struct{}
 
-	mu     sync.Mutex
-	target string
-	conns  []net.Conn
+	mu      sync.Mutex
+	target  string
+	conns   []net.Conn
+	pace    int           // bytes a second
+	changed chan struct{} // closed when the pace is another one
 }
 
 // StartProxy starts a proxy on a free port of the loopback interface; it ends
@@ -24,7 +31,7 @@ func StartProxy(t testing.TB, target string) *Proxy {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &Proxy{listener: listener, target: target}
+	p := &Proxy{listener: listener, ended: make(chan struct{}), target: target, pace: Free, changed: make(chan struct{})}
 	var serving sync.WaitGroup
 	serving.Go(func() {
 		for {
@@ -41,16 +48,19 @@ func StartProxy(t testing.TB, target string) *Proxy {
 			}
 			p.conns = append(p.conns, client, server)
 			p.mu.Unlock()
-			for _, pair := range [][2]net.Conn{{client, server}, {server, client}} {
-				serving.Go(func() {
-					_, _ = io.Copy(pair[0], pair[1]) // ends when either side is closed
-					pair[0].Close()
-				})
-			}
+			serving.Go(func() {
+				_, _ = io.Copy(client, server) // ends when either side is closed
+				client.Close()
+			})
+			serving.Go(func() {
+				_, _ = io.Copy(paced{p, server}, client)
+				server.Close()
+			})
 		}
 	})
 	t.Cleanup(func() {
 		listener.Close()
+		close(p.ended)
 		p.Cut()
 		serving.Wait()
 	})
@@ -76,4 +86,42 @@ func (p *Proxy) Cut() {
 		conn.Close()
 	}
 	p.conns = nil
+}
+
+// Pace lets so many bytes a second go to the server from now on, on each connection:
+// none if it is 0, and all if it is [Free].
+func (p *Proxy) Pace(pace int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.pace = pace
+	close(p.changed)
+	p.changed = make(chan struct{})
+}
+
+// paced writes at the pace of a proxy.
+type paced struct {
+	proxy *Proxy
+	to    io.Writer
+}
+
+func (w paced) Write(b []byte) (int, error) {
+	for {
+		w.proxy.mu.Lock()
+		pace, changed := w.proxy.pace, w.proxy.changed
+		w.proxy.mu.Unlock()
+		var passed <-chan time.Time
+		switch {
+		case pace == Free:
+			return w.to.Write(b)
+		case pace > 0:
+			passed = time.After(time.Duration(len(b)) * time.Second / time.Duration(pace))
+		}
+		select {
+		case <-passed:
+			return w.to.Write(b)
+		case <-changed:
+		case <-w.proxy.ended:
+			return 0, net.ErrClosed
+		}
+	}
 }
