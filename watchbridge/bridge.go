@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"iter"
 	"log/slog"
 	"sync"
@@ -23,7 +24,9 @@ const (
 	maxRetryDelay = 2 * time.Second
 )
 
-// A Source is a store whose events are published.
+// A Source is a store whose events are published. What it has dropped is counted by
+// the oldest revision that it holds. One that has a method OldestRevision, as [Log]
+// has it, can be asked for that when it is closed, too; another one's Info can't.
 type Source interface {
 	Watch(ctx context.Context, opts kv.WatchOptions) iter.Seq2[kv.Event, error]
 	Info(ctx context.Context) (kv.Info, error)
@@ -166,15 +169,46 @@ func (b *Bridge) dial(ctx context.Context) (*nats.Conn, error) {
 	}
 }
 
-// skip goes on from the oldest event that is still there; those before it are
-// lost.
-func (b *Bridge) skip(ctx context.Context) error {
-	info, err := b.source.Info(ctx)
-	if err != nil {
-		return err
+// after gives what comes after a revision as [kv.Store.Watch] does. Where the first
+// of it is no longer held, it begins with a [*kv.LagError] and goes on.
+func (b *Bridge) after(ctx context.Context, revision uint64) iter.Seq2[kv.Event, error] {
+	return func(yield func(kv.Event, error) bool) {
+		for {
+			compacted := false
+			for event, err := range b.source.Watch(ctx, kv.WatchOptions{Start: kv.After(revision)}) {
+				if compacted = errors.Is(err, kv.ErrCompacted); compacted {
+					break
+				}
+				if !yield(event, err) {
+					return
+				}
+			}
+			if !compacted {
+				return
+			}
+			oldest, err := b.oldest(ctx)
+			if err == nil && oldest <= revision+1 {
+				err = fmt.Errorf("%w: the store has no revision %d yet", kv.ErrCompacted, revision)
+			}
+			if err != nil {
+				yield(kv.Event{}, err)
+				return
+			}
+			if !yield(kv.Event{}, &kv.LagError{First: revision + 1, Last: oldest - 1}) {
+				return
+			}
+			revision = oldest - 1
+		}
 	}
-	b.lose(b.confirmed.Load()+1, info.OldestRevision-1, tooSlow)
-	return kv.ErrCompacted
+}
+
+// oldest returns the revision of the oldest event that the source holds.
+func (b *Bridge) oldest(ctx context.Context) (uint64, error) {
+	if source, ok := b.source.(interface{ OldestRevision() uint64 }); ok {
+		return source.OldestRevision(), nil
+	}
+	info, err := b.source.Info(ctx)
+	return info.OldestRevision, err
 }
 
 // tooSlow is why events of a store in memory are lost.

@@ -3,6 +3,7 @@ package watchbridge_test
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"strconv"
 	"strings"
@@ -35,6 +36,12 @@ type stage struct {
 
 func start(t *testing.T, opts memory.Options) *stage {
 	t.Helper()
+	return startLogged(t, opts, io.Discard)
+}
+
+// startLogged is start with the log of the bridge.
+func startLogged(t *testing.T, opts memory.Options, log io.Writer) *stage {
+	t.Helper()
 	s := bustest.StartServer(t, server.Options{})
 	subjects, err := bus.NewSubjects("kv")
 	if err != nil {
@@ -55,6 +62,7 @@ func start(t *testing.T, opts memory.Options) *stage {
 			return bustest.Dial(st.proxy.URL(), nats.NoReconnect())
 		},
 		Subjects: subjects,
+		Logger:   slog.New(slog.NewTextHandler(log, nil)),
 	})
 	return st
 }

@@ -94,13 +94,10 @@ func (b *Bridge) session(ctx context.Context) error {
 // publishAll publishes what comes after the last confirmed event, until the
 // source or the connection fails.
 func (s *session) publishAll(ctx context.Context) error {
-	for event, err := range s.source.Watch(ctx, kv.WatchOptions{Start: kv.After(s.confirmed.Load())}) {
+	for event, err := range s.after(ctx, s.confirmed.Load()) {
 		if lag, ok := errors.AsType[*kv.LagError](err); ok {
 			s.lose(lag.First, lag.Last, tooSlow)
 			continue
-		}
-		if errors.Is(err, kv.ErrCompacted) {
-			return s.skip(ctx)
 		}
 		if err != nil {
 			return err

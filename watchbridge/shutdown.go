@@ -52,7 +52,7 @@ func (b *Bridge) lookAhead(ctx context.Context) (closed bool) {
 		return b.lookAtLog(ctx, log)
 	}
 	after := max(b.newest.Load(), b.position.Load(), b.confirmed.Load())
-	for event, err := range b.source.Watch(ctx, kv.WatchOptions{Start: kv.After(after)}) {
+	for event, err := range b.after(ctx, after) {
 		if lag, ok := errors.AsType[*kv.LagError](err); ok {
 			b.newest.Store(lag.Last)
 			continue

@@ -88,6 +88,51 @@ func TestWaitCountsWhatIsNotPublished(t *testing.T) {
 	}
 }
 
+// A logWriter calls a function for each line of a log.
+type logWriter func(line string)
+
+func (w logWriter) Write(p []byte) (int, error) { w(string(p)); return len(p), nil }
+
+// What the ring has dropped while the bridge had no connection is counted, also
+// where the store was closed since.
+func TestDroppedBeforeClose(t *testing.T) {
+	for name, comesBack := range map[string]bool{"the server stays away": false, "the server comes back": true} {
+		t.Run(name, func(t *testing.T) {
+			interrupted := make(chan struct{}, 1)
+			st := startLogged(t, memory.Options{ReplayEvents: 10}, logWriter(func(line string) {
+				if strings.Contains(line, "interrupted") {
+					select {
+					case interrupted <- struct{}{}:
+					default:
+					}
+				}
+			}))
+			st.set(t, "k", "heard")
+			waitFor(t, func() bool { return st.bridge.Stats().Revision == 1 })
+			st.proxy.Redirect("127.0.0.1:1") // nobody is there
+			<-interrupted
+			for range 17 {
+				st.set(t, "k", "unheard")
+			}
+			st.store.Close()
+			if comesBack {
+				st.proxy.Redirect(st.server.Addr().String())
+				st.finish(t)
+				if stats := st.bridge.Stats(); stats != (watchbridge.Stats{Published: 11, Lost: 7, Revision: 18}) {
+					t.Errorf("the counts are %+v", stats)
+				}
+				return
+			}
+			ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
+			defer cancel()
+			err := st.bridge.Wait(ctx)
+			if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "17 events after revision 1") {
+				t.Errorf("a wait without a bus returns %v", err)
+			}
+		})
+	}
+}
+
 // awaitPulls waits until JetStream has heard of so many workers that would publish.
 func awaitPulls(t *testing.T, s *server.Server, log watchbridge.Log, workers int) {
 	t.Helper()

@@ -127,6 +127,10 @@ func (s *Store) Info(ctx context.Context) (kv.Info, error) {
 	return info, err
 }
 
+// OldestRevision returns the revision of the oldest event held, also after Close;
+// where none is, one above that of the store.
+func (s *Store) OldestRevision() uint64 { return s.shared.OldestRevision() }
+
 // Close implements [kv.Store].
 func (s *Store) Close() error {
 	s.shared.Close()
