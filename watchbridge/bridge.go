@@ -73,7 +73,8 @@ type Bridge struct {
 type Stats struct {
 	// Published counts events handed to the connection, repeated ones too.
 	Published uint64
-	// Lost counts events that could not be published before they were dropped.
+	// Lost counts events that could not be published, or were not confirmed, before
+	// they were dropped.
 	Lost uint64
 	// Revision is that of the last event that the server has confirmed.
 	Revision uint64
@@ -213,15 +214,6 @@ func (b *Bridge) oldest(ctx context.Context) (uint64, error) {
 
 // tooSlow is why events of a store in memory are lost.
 const tooSlow = "the bus could not take them before the ring of recent events dropped them"
-
-// lose accounts for events that the ring has dropped: there is no way back to
-// them, nor to those before.
-func (b *Bridge) lose(first, last uint64, reason string) {
-	b.lost.Add(last - first + 1)
-	b.position.Store(last)
-	b.raise(last)
-	b.logLost(first, last, reason)
-}
 
 func (b *Bridge) logLost(first, last uint64, reason string) {
 	b.logger.Error("events were not published; watchers see a gap", "first_revision", first, "last_revision", last, "reason", reason)

@@ -4,9 +4,11 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"iter"
 	"log/slog"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -272,6 +274,90 @@ func TestSlowConnection(t *testing.T) {
 	if stats := st.bridge.Stats(); stats.Published != events {
 		t.Errorf("the counts are %+v", stats)
 	}
+}
+
+// A lagging source has ten events. When it drops them, and ten more, one is left.
+type lagging struct{ drops, told chan struct{} }
+
+func (l lagging) Watch(ctx context.Context, opts kv.WatchOptions) iter.Seq2[kv.Event, error] {
+	after, _ := opts.Start.Revision()
+	return func(yield func(kv.Event, error) bool) {
+		give := func(revision uint64) bool {
+			return yield(kv.Event{Kind: kv.EventSet, Key: "k", Revision: revision, PreviousRevision: revision - 1, Time: time.Now()}, nil)
+		}
+		select {
+		case <-l.drops:
+			if after < 20 {
+				yield(kv.Event{}, kv.ErrCompacted)
+				return
+			}
+		default:
+			for after < 10 {
+				if after++; !give(after) {
+					return
+				}
+			}
+			select {
+			case <-l.drops:
+			case <-ctx.Done():
+				yield(kv.Event{}, ctx.Err())
+				return
+			}
+			close(l.told)
+			if !yield(kv.Event{}, &kv.LagError{First: 11, Last: 20}) {
+				return
+			}
+		}
+		if give(21) {
+			<-ctx.Done()
+			yield(kv.Event{}, ctx.Err())
+		}
+	}
+}
+
+func (l lagging) Info(context.Context) (kv.Info, error) {
+	return kv.Info{Revision: 21, OldestRevision: 21}, nil
+}
+
+// Events that the server did not confirm before those after them were dropped are
+// lost as well where the connection breaks then.
+func TestUnconfirmedBeforeALag(t *testing.T) {
+	s := bustest.StartServer(t, server.Options{})
+	proxy := bustest.StartProxy(t, s.Addr().String())
+	subjects, err := bus.NewSubjects("kv")
+	if err != nil {
+		t.Fatal(err)
+	}
+	events := listen(t, s, "kv.events.>")
+	var once sync.Once
+	source := lagging{drops: make(chan struct{}), told: make(chan struct{})}
+	bridge := watchbridge.Start(source, watchbridge.Options{
+		Dial: func(context.Context) (*nats.Conn, error) {
+			nc, err := bustest.Dial(proxy.URL(), nats.NoReconnect())
+			once.Do(func() { proxy.Pace(0) })
+			return nc, err
+		},
+		Subjects: subjects,
+	})
+	waitFor(t, func() bool { return bridge.Stats().Published == 10 })
+	close(source.drops)
+	<-source.told
+	proxy.Cut()
+	proxy.Pace(bustest.Free)
+	m, err := events.NextMsg(patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if event, err := subjects.DecodeEvent(m); err != nil || event.Revision != 21 {
+		t.Errorf("the first event is %+v, %v", event, err)
+	}
+	waitFor(t, func() bool { return bridge.Stats().Revision == 21 })
+	if stats := bridge.Stats(); stats.Lost != 20 {
+		t.Errorf("of 21 events one came; the counts are %+v", stats)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	_ = bridge.Wait(ctx) // the source has no end
 }
 
 func waitFor(t *testing.T, condition func() bool) {

@@ -11,9 +11,9 @@
 // published. An event may come twice after a connection broke, which its
 // revision shows.
 //
-// An event that the ring has dropped before it could be published is lost to
-// subscribers of a store in memory. They see a gap in the revisions; the log has
-// a line, and [Bridge.Stats] a count.
+// An event that the ring has dropped before it could be published, and confirmed, is
+// lost to subscribers of a store in memory. They see a gap in the revisions; the log
+// has a line, and [Bridge.Stats] a count.
 //
 // Where workers share a store by a log ([Log]), one of them publishes, elected
 // by JetStream, which also remembers how far it came: the next one goes on

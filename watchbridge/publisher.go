@@ -290,8 +290,7 @@ func (p *publisher) passOver(ctx context.Context, sequence uint64) error {
 			return nil
 		}
 		if errors.Is(err, kv.ErrCompacted) {
-			p.session.lose(p.session.position.Load()+1, min(p.log.OldestRevision()-1, revision), "no snapshot and no log lead to them")
-			err = nil
+			err = p.session.lose(ctx, p.session.position.Load()+1, min(p.log.OldestRevision()-1, revision), "no snapshot and no log lead to them")
 		}
 	}
 	return err

@@ -96,7 +96,9 @@ func (b *Bridge) session(ctx context.Context) error {
 func (s *session) publishAll(ctx context.Context) error {
 	for event, err := range s.after(ctx, s.confirmed.Load()) {
 		if lag, ok := errors.AsType[*kv.LagError](err); ok {
-			s.lose(lag.First, lag.Last, tooSlow)
+			if err := s.lose(ctx, lag.First, lag.Last, tooSlow); err != nil {
+				return err
+			}
 			continue
 		}
 		if err != nil {
@@ -144,6 +146,20 @@ func (s *session) settle(ctx context.Context, bytes uint64) error {
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// lose accounts for events that can't be had any more. There is no way back to those
+// before them either, so the server must have these first; else the next session
+// finds what of them is lost, too.
+func (s *session) lose(ctx context.Context, first, last uint64, reason string) error {
+	if err := s.settle(ctx, 0); err != nil {
+		return err
+	}
+	s.lost.Add(last - first + 1)
+	s.position.Store(last)
+	s.raise(last)
+	s.logLost(first, last, reason)
+	return nil
 }
 
 // handOver makes a mark the last record whose events were published; that it was is
