@@ -36,7 +36,8 @@ type Source interface {
 type Options struct {
 	// Dial makes a connection to publish on, which the bridge closes. It must
 	// not reconnect by itself ([nats.NoReconnect]): events would go on it in
-	// which those that the old connection lost are missing.
+	// which those that the old connection lost are missing. Its error handler
+	// is told of all but refused events, which the bridge counts.
 	Dial func(ctx context.Context) (*nats.Conn, error)
 	// Subjects are those to publish on.
 	Subjects bus.Subjects
@@ -74,7 +75,7 @@ type Stats struct {
 	// Published counts events handed to the connection, repeated ones too.
 	Published uint64
 	// Lost counts events that could not be published, or were not confirmed, before
-	// they were dropped.
+	// they were dropped, and those that the server refused.
 	Lost uint64
 	// Revision is that of the last event that the server has confirmed.
 	Revision uint64

@@ -226,6 +226,64 @@ func TestRefusedConnections(t *testing.T) {
 	}
 }
 
+// Events that the server does not take from the bridge's user are counted, and told
+// once; the others go on.
+func TestRefusedEvents(t *testing.T) {
+	s := bustest.StartServer(t, server.Options{Users: []*server.User{
+		{Username: "worker", Permissions: &server.Permissions{Publish: &server.SubjectPermission{Deny: []string{"kv.events.secret.>", "kv.revision"}}}},
+		{Username: "watcher"},
+	}})
+	subjects, err := bus.NewSubjects("kv")
+	if err != nil {
+		t.Fatal(err)
+	}
+	watcher := bustest.Connect(t, s, nats.UserInfo("watcher", ""))
+	events, err := watcher.SubscribeSync("kv.events.>")
+	if err == nil {
+		err = watcher.Flush()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	store := memory.New(memory.Options{})
+	defer store.Close()
+	var log strings.Builder
+	others := make(chan error, 10)
+	bridge := watchbridge.Start(store, watchbridge.Options{
+		Dial: func(context.Context) (*nats.Conn, error) {
+			return bustest.Dial(s.ClientURL(), nats.NoReconnect(), nats.UserInfo("worker", ""),
+				nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { others <- err }))
+		},
+		Subjects: subjects,
+		Logger:   slog.New(slog.NewTextHandler(&log, nil)),
+	})
+	for i := range 10 {
+		for _, key := range []string{"secret.", "open."} {
+			if _, err := kv.Of(store).Set(t.Context(), key+strconv.Itoa(i), ""); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	waitFor(t, func() bool { return bridge.Stats() == watchbridge.Stats{Published: 20, Lost: 10, Revision: 20} })
+	if err := <-others; !strings.Contains(err.Error(), "kv.revision") {
+		t.Errorf("the handler of the connection is told of %v", err)
+	}
+	store.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := bridge.Wait(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if count := strings.Count(log.String(), "secret"); count != 1 {
+		t.Errorf("it is told %d times:\n%s", count, log.String())
+	}
+	for i := range 10 {
+		if m, err := events.NextMsg(patience); err != nil || m.Subject != "kv.events.open."+strconv.Itoa(i) {
+			t.Fatalf("message %d is %v, %v", i, m, err)
+		}
+	}
+}
+
 // What the ring can't hold while the bus is away is a gap that is counted; the
 // bridge goes on after it.
 func TestBusAwayForTooLong(t *testing.T) {

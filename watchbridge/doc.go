@@ -15,6 +15,9 @@
 // lost to subscribers of a store in memory. They see a gap in the revisions; the log
 // has a line, and [Bridge.Stats] a count.
 //
+// So it is with events that the permissions of the bridge's user forbid, of any store:
+// the server takes the others.
+//
 // Where workers share a store by a log ([Log]), one of them publishes, elected
 // by JetStream, which also remembers how far it came: the next one goes on
 // there. Events then come twice after another worker took over, and none is

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -72,6 +74,7 @@ func (b *Bridge) session(ctx context.Context) error {
 		now:      make(chan struct{}, 1),
 		progress: make(chan struct{}, 1),
 	}
+	s.noteRefusals()
 	beside.Go(func() { s.confirmAll(ctx, end) })
 	pulse := b.startPulse(nc)
 	beside.Go(func() { pulse.run(ctx) })
@@ -89,6 +92,29 @@ func (b *Bridge) session(ctx context.Context) error {
 		}
 	}
 	return err
+}
+
+// noteRefusals counts the events that the server refuses to take from this user. It
+// tells each by an error beside the connection, and confirms what comes after them.
+// Other errors go where they went before.
+func (s *session) noteRefusals() {
+	// Nothing but the text says which subject it is about.
+	event := "Publish to " + strings.TrimSuffix(strconv.Quote(s.opts.Subjects.EventPattern(kv.Filter{})), `>"`)
+	others := s.nc.ErrorHandler()
+	told := false // the handler is called by one goroutine
+	s.nc.SetErrorHandler(func(nc *nats.Conn, sub *nats.Subscription, err error) {
+		if !errors.Is(err, nats.ErrPermissionViolation) || !strings.Contains(err.Error(), event) {
+			if others != nil {
+				others(nc, sub, err)
+			}
+			return
+		}
+		s.lost.Add(1)
+		if !told {
+			told = true
+			s.logger.Error("the server refuses events; watchers see gaps", "error", err)
+		}
+	})
 }
 
 // publishAll publishes what comes after the last confirmed event, until the
