@@ -60,6 +60,7 @@ type Bridge struct {
 	position  atomic.Uint64 // revision of the last event that was handed over, or is lost
 	confirmed atomic.Uint64 // revision of the last event that the server has, or is lost
 	newest    atomic.Uint64 // revision of the last event seen while there was no connection
+	heard     atomic.Uint64 // the newest revision that a heartbeat of any worker told
 	published atomic.Uint64
 	lost      atomic.Uint64
 	mark      atomic.Pointer[mark] // the last record of the log that was handed over

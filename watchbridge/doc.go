@@ -24,7 +24,8 @@
 // left out: what that worker's ring has dropped is made anew from a snapshot and
 // the log, which are kept until their events are published. That takes time, and
 // as much memory again as the store while it lasts. Events are lost only
-// where neither leads to them, as when somebody has removed a part of the log.
+// where neither leads to them, as when somebody has removed a part of the log and the
+// next publisher's ring has not all that was in it; some may come twice then.
 //
 // Confirmed is what the bridge's own server has. In a cluster it sends an event on to
 // the others after that, and one that is killed in between keeps it from

@@ -69,8 +69,10 @@ type Log interface {
 	// Applied is the sequence of the last record that this worker has applied.
 	Applied() uint64
 	// Published is the sequence of the last mark that was acknowledged on the
-	// consumer cursor, by any worker: the events up to it are published.
-	Published(ctx context.Context, cursor string) (uint64, error)
+	// consumer cursor, by any worker: the events up to it are published. Where
+	// somebody may have removed that mark from the log, known is false, and the
+	// sequence that of the last record that was removed.
+	Published(ctx context.Context, cursor string) (sequence uint64, known bool, err error)
 	// Closed is closed when the store is.
 	Closed() <-chan struct{}
 	// Events copies recent events after a revision into buf and returns how many

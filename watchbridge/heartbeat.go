@@ -27,7 +27,6 @@ type pulse struct {
 	burst, idle time.Duration
 	sent        uint64         // the revision of the last heartbeat that a change brought about
 	beats       chan *nats.Msg // those of all workers
-	heard       uint64         // the newest revision that one of them told
 }
 
 // startPulse begins with a heartbeat where the store is of this worker alone: a
@@ -77,8 +76,8 @@ func (p *pulse) run(ctx context.Context) {
 }
 
 func (p *pulse) hear(m *nats.Msg) {
-	if beat, err := bus.DecodeHeartbeat(m); err == nil {
-		p.heard = max(p.heard, beat.Revision)
+	if beat, err := bus.DecodeHeartbeat(m); err == nil && beat.Revision > p.bridge.heard.Load() {
+		p.bridge.heard.Store(beat.Revision)
 	}
 }
 
@@ -111,7 +110,7 @@ func (p *pulse) beatIdle(ctx context.Context) {
 	for len(p.beats) > 0 {
 		p.hear(<-p.beats)
 	}
-	revision = max(revision, p.heard, p.bridge.confirmed.Load())
+	revision = max(revision, p.bridge.heard.Load(), p.bridge.confirmed.Load())
 	p.beat(revision)
 	if newest, err := p.log.RevisionAfter(ctx, p.log.Applied()); err == nil && revision < newest {
 		// Nobody publishes, or the last mark is lost: a mark elects somebody.
@@ -119,12 +118,13 @@ func (p *pulse) beatIdle(ctx context.Context) {
 	}
 }
 
-// acknowledged returns the revision up to which any worker has published.
+// acknowledged returns the revision up to which any worker has published, and 0 where
+// the log does not tell.
 func (p *pulse) acknowledged(ctx context.Context) (uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, confirmTimeout)
 	defer cancel()
-	published, err := p.log.Published(ctx, Cursor)
-	if err != nil {
+	published, known, err := p.log.Published(ctx, Cursor)
+	if err != nil || !known {
 		return 0, err
 	}
 	return p.log.RevisionAfter(ctx, published)

@@ -196,7 +196,7 @@ func TestWorkersShareTheHeartbeat(t *testing.T) {
 	}
 	// The others know what is acknowledged, a little after it is published.
 	for published, ctx := uint64(0), t.Context(); published < 7; {
-		sequence, err := stores[0].Published(ctx, watchbridge.Cursor)
+		sequence, _, err := stores[0].Published(ctx, watchbridge.Cursor)
 		if err == nil {
 			published, err = stores[0].RevisionAfter(ctx, sequence)
 		}

@@ -306,3 +306,59 @@ func TestEventsThatCantBeHad(t *testing.T) {
 		t.Errorf("the counts are %+v", stats)
 	}
 }
+
+// Events of records that somebody has removed from the log before they were published
+// are published as far as the store holds them; the others are lost and counted.
+func TestRemovedBeforePublished(t *testing.T) {
+	for name, test := range map[string]struct {
+		opts replicated.Options
+		lost uint64
+	}{
+		"all are held":  {replicated.Options{Cursor: watchbridge.Cursor}, 0},
+		"some are held": {holdsLittle, 12},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := bustest.StartServer(t, server.Options{JetStream: true, StoreDir: t.TempDir()})
+			events := listen(t, s, "kv.events.>")
+			proxy := bustest.StartProxy(t, s.Addr().String())
+			store := openLog(t, s, test.opts)
+			bridge := publish(t, store, proxy.URL())
+			set := func() {
+				if _, err := kv.Of(store).Set(t.Context(), "k", ""); err != nil {
+					t.Fatal(err)
+				}
+			}
+			set()
+			waitFor(t, func() bool { return bridge.Stats().Revision == 1 })
+			proxy.Redirect("127.0.0.1:1") // nobody is there
+			for range 20 {
+				set()
+			}
+			js, err := jetstream.New(bustest.Connect(t, s))
+			if err != nil {
+				t.Fatal(err)
+			}
+			stream, err := js.Stream(t.Context(), store.Stream())
+			if err == nil {
+				err = stream.Purge(t.Context())
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			proxy.Redirect(s.Addr().String())
+			waitFor(t, func() bool { return bridge.Stats().Revision == 21 })
+			if stats := bridge.Stats(); stats.Lost != test.lost {
+				t.Errorf("the counts are %+v", stats)
+			}
+			for revision := uint64(1); revision <= 21; revision++ {
+				if revision == 2 {
+					revision += test.lost
+				}
+				if m, err := events.NextMsg(patience); err != nil || m.Header.Get(bus.HeaderRevision) != strconv.FormatUint(revision, 10) {
+					t.Fatalf("instead of revision %d %v comes, %v", revision, m, err)
+				}
+			}
+		})
+	}
+}

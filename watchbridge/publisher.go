@@ -156,24 +156,42 @@ type history struct {
 // resume finds where to go on when this worker was elected: after the last
 // record that was acknowledged. Those between it and the first that this worker
 // is given were given to the publisher before, and would come again much later.
+//
+// Where somebody has removed that from the log, it publishes first what the store
+// holds of what may not be published.
 func (p *publisher) resume(ctx context.Context) error {
 	p.leaveHistory()
-	published, err := p.log.Published(ctx, Cursor)
+	published, known, err := p.log.Published(ctx, Cursor)
 	if err != nil {
 		return err
 	}
 	p.sequence = published
 	s := p.session
-	before, err := p.log.RevisionAfter(ctx, p.sequence)
+	upTo, err := p.log.RevisionAfter(ctx, p.sequence)
 	if errors.Is(err, kv.ErrCompacted) { // too long ago for this worker to know
-		before = s.confirmed.Load()
+		upTo = s.confirmed.Load()
 	} else if err != nil {
 		return err
+	}
+	before := upTo
+	if !known {
+		before = min(before, p.heard())
+		s.logger.Warn("somebody has removed from the log what tells how far the events are published", "up_to_record", p.sequence, "up_to_revision", upTo)
 	}
 	s.logger.Info("publishing events", "after_record", p.sequence, "after_revision", before)
 	s.position.Store(before)
 	s.raise(before) // the server has what was acknowledged
-	return nil
+	return p.publishRest(ctx, upTo, "somebody has removed them from the log")
+}
+
+// heard returns the revision up to which the events are published as far as this
+// worker knows by itself, and by heartbeats. One that knows nothing takes those
+// before what it holds for published.
+func (p *publisher) heard() uint64 {
+	if revision := max(p.session.confirmed.Load(), p.session.heard.Load()); revision > 0 {
+		return revision
+	}
+	return p.log.OldestRevision() - 1
 }
 
 // publishRecord publishes all events up to those of the record at sequence.
@@ -272,7 +290,7 @@ func (p *publisher) leaveHistory() {
 // be had, unless another worker has published them meanwhile.
 func (p *publisher) passOver(ctx context.Context, sequence uint64) error {
 	p.leaveHistory()
-	published, err := p.log.Published(ctx, Cursor)
+	published, _, err := p.log.Published(ctx, Cursor)
 	if err != nil {
 		return err
 	}
@@ -284,16 +302,28 @@ func (p *publisher) passOver(ctx context.Context, sequence uint64) error {
 		p.sequence = sequence // its events are counted with those of a later record
 		return nil
 	}
-	for err == nil {
-		if err = p.publishHeld(ctx, revision); err == nil {
-			p.sequence = sequence
-			return nil
-		}
-		if errors.Is(err, kv.ErrCompacted) {
-			err = p.session.lose(ctx, p.session.position.Load()+1, min(p.log.OldestRevision()-1, revision), "no snapshot and no log lead to them")
-		}
+	if err == nil {
+		err = p.publishRest(ctx, revision, "no snapshot and no log lead to them")
+	}
+	if err == nil {
+		p.sequence = sequence
 	}
 	return err
+}
+
+// publishRest publishes what the store holds of the events up to a revision, and gives
+// up the others.
+func (p *publisher) publishRest(ctx context.Context, revision uint64, reason string) error {
+	for {
+		err := p.publishHeld(ctx, revision)
+		if errors.Is(err, kv.ErrCompacted) {
+			err = p.session.lose(ctx, p.session.position.Load()+1, min(p.log.OldestRevision()-1, revision), reason)
+			if err == nil {
+				continue
+			}
+		}
+		return err
+	}
 }
 
 // hold tells JetStream now and then that this worker still publishes, which it

@@ -19,7 +19,8 @@ func (s *Store) published(ctx context.Context) (uint64, error) {
 	if s.opts.Cursor == "" {
 		return math.MaxUint64, nil
 	}
-	return s.Published(ctx, s.opts.Cursor)
+	sequence, _, err := s.Published(ctx, s.opts.Cursor)
+	return sequence, err
 }
 
 // Published returns the sequence of a record of the log up to which the events are
@@ -27,54 +28,52 @@ func (s *Store) published(ctx context.Context) (uint64, error) {
 //
 // It is that of the last mark that was acknowledged. JetStream tells of a floor
 // below which nothing waits for an acknowledgement: records that are no marks never
-// do, and it can be above some whose events are not published.
-func (s *Store) Published(ctx context.Context, cursor string) (uint64, error) {
+// do, and it can be above some whose events are not published. Nor do marks that
+// somebody has removed from the log. Where that one may be among them, known is
+// false, and the sequence that of the record before the log's first.
+func (s *Store) Published(ctx context.Context, cursor string) (sequence uint64, known bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*apiTimeout)
 	defer cancel()
 	consumer, err := s.js.Consumer(ctx, streamName(s.opts.Prefix), cursor)
 	if errors.Is(err, jetstream.ErrConsumerNotFound) {
-		return 0, errNoCursor
+		return 0, false, errNoCursor
+	}
+	if err == nil {
+		sequence, known, err = s.lastMark(ctx, consumer.CachedInfo().AckFloor.Stream)
 	}
 	if err != nil {
-		return 0, fmt.Errorf("look up how far the events are published: %w", err)
+		return 0, false, fmt.Errorf("look up how far the events are published: %w", err)
 	}
-	floor := consumer.CachedInfo().AckFloor.Stream
-	if marked := s.Marked(); marked > 0 && marked <= floor {
-		return marked, nil
-	}
-	mark, err := s.lastMark(ctx, floor)
-	if err != nil {
-		return 0, fmt.Errorf("look up how far the events are published: %w", err)
-	}
-	return mark, nil
+	return sequence, known, nil
 }
 
-// lastMark asks for the last mark of the log up to a sequence. Where there is none
-// any more, it is the record before the log's first: what was removed from it was
-// published.
-func (s *Store) lastMark(ctx context.Context, upTo uint64) (uint64, error) {
+// lastMark asks for the last mark of the log up to a sequence. Workers leave it there
+// when they remove what is before; where there is none, they have never acknowledged
+// one, or somebody else has removed it, and found is false.
+func (s *Store) lastMark(ctx context.Context, upTo uint64) (sequence uint64, found bool, err error) {
 	if upTo == 0 {
-		return 0, nil
+		return 0, true, nil
 	}
 	query, err := json.Marshal(struct {
 		Subjects []string `json:"multi_last"`
 		UpTo     uint64   `json:"up_to_seq"`
 	}{[]string{markSubject(s.opts.Prefix)}, upTo})
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	m, err := s.nc.RequestWithContext(ctx, directGetSubject(s.opts.Prefix), query)
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	switch status := m.Header.Get("Status"); status {
 	case "":
 		record, err := parseRecord(m)
-		return record.sequence, err
+		return record.sequence, true, err
 	case "404":
 		log, err := s.logState(ctx)
-		return min(upTo, max(log.FirstSeq, 1)-1), err
+		first := max(log.FirstSeq, 1)
+		return min(upTo, first-1), first == 1, err
 	default:
-		return 0, fmt.Errorf("JetStream answers %s %s", status, m.Header.Get("Description"))
+		return 0, false, fmt.Errorf("JetStream answers %s %s", status, m.Header.Get("Description"))
 	}
 }

@@ -26,9 +26,9 @@ func TestPublishedIsAMark(t *testing.T) {
 	}
 	published := func(store *replicated.Store) uint64 {
 		t.Helper()
-		sequence, err := store.Published(bounded(t), "events")
-		if err != nil {
-			t.Fatal(err)
+		sequence, known, err := store.Published(bounded(t), "events")
+		if err != nil || !known {
+			t.Fatalf("it is published up to %d, known %v, %v", sequence, known, err)
 		}
 		return sequence
 	}
@@ -74,5 +74,12 @@ func TestPublishedIsAMark(t *testing.T) {
 	snapshot(t, store)
 	if got := published(open(t, s, keepsLittle)); got != want {
 		t.Errorf("a worker that starts from a snapshot takes it that it is published up to %d, not %d", got, want)
+	}
+	// A log that somebody else has emptied tells nothing of what is published.
+	if err := stream.Purge(bounded(t)); err != nil {
+		t.Fatal(err)
+	}
+	if sequence, known, err := store.Published(bounded(t), "events"); known || err != nil {
+		t.Errorf("of an empty log it is published up to %d, known %v, %v", sequence, known, err)
 	}
 }
