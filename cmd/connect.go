@@ -20,6 +20,10 @@ import (
 const (
 	// connectTimeout is how long one attempt to connect may take.
 	connectTimeout = 5 * time.Second
+	// writeTimeout is how long a server may take to accept one write, which may be
+	// as large as the largest value: on a slow way that takes a while. Nothing else can
+	// be done with the connection meanwhile, and a worker that stops waits for it.
+	writeTimeout = 20 * time.Second
 	// retryDelay is the pause between attempts to connect for the first time.
 	retryDelay = 2 * time.Second
 )
@@ -126,6 +130,10 @@ func (c *connector) options(purpose string) ([]nats.Option, error) {
 	opts := []nats.Option{
 		nats.Name(c.name + " " + purpose),
 		nats.Timeout(connectTimeout),
+		nats.FlusherTimeout(writeTimeout),
+		// What waited with a write that failed is lost: what comes after it must not
+		// go on the same connection.
+		nats.ReconnectOnFlusherError(),
 		// What can't be sent now must fail now: an answer would be too late, and
 		// events are held by the store.
 		nats.ReconnectBufSize(-1),

@@ -36,7 +36,10 @@ type Source interface {
 type Options struct {
 	// Dial makes a connection to publish on, which the bridge closes. It must
 	// not reconnect by itself ([nats.NoReconnect]): events would go on it in
-	// which those that the old connection lost are missing. Its error handler
+	// which those that the old connection lost are missing. A write that the
+	// server does not take must fail in the end ([nats.FlusherTimeout]), and end
+	// the connection ([nats.ReconnectOnFlusherError]): until then there is no
+	// other one, and after it events would be missing here. Its error handler
 	// is told of all but refused events, which the bridge counts.
 	Dial func(ctx context.Context) (*nats.Conn, error)
 	// Subjects are those to publish on.

@@ -2,6 +2,7 @@ package watchbridge
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"time"
 
@@ -23,7 +24,8 @@ const (
 type pulse struct {
 	bridge      *Bridge
 	nc          *nats.Conn
-	log         Log // nil where nobody shares the store
+	log         Log                     // nil where nobody shares the store
+	end         context.CancelCauseFunc // of the session
 	burst, idle time.Duration
 	sent        uint64         // the revision of the last heartbeat that a change brought about
 	beats       chan *nats.Msg // those of all workers
@@ -31,11 +33,11 @@ type pulse struct {
 
 // startPulse begins with a heartbeat where the store is of this worker alone: a
 // new life is told before its first event.
-func (b *Bridge) startPulse(nc *nats.Conn) *pulse {
-	p := &pulse{bridge: b, nc: nc, burst: b.opts.BurstHeartbeat, idle: b.opts.IdleHeartbeat}
-	p.log, _ = b.source.(Log)
+func (s *session) startPulse(end context.CancelCauseFunc) *pulse {
+	p := &pulse{bridge: s.Bridge, nc: s.nc, end: end, burst: s.opts.BurstHeartbeat, idle: s.opts.IdleHeartbeat}
+	p.log, _ = s.source.(Log)
 	if p.log == nil {
-		p.beat(b.confirmed.Load())
+		p.beat(s.confirmed.Load())
 	}
 	return p
 }
@@ -87,7 +89,7 @@ func (p *pulse) pause() time.Duration { return p.idle + rand.N(p.idle/4+1) }
 func (p *pulse) beat(revision uint64) {
 	m := p.bridge.opts.Subjects.EncodeHeartbeat(bus.Heartbeat{Revision: revision, Epoch: p.bridge.epoch})
 	if err := p.nc.PublishMsg(m); err != nil {
-		p.bridge.logger.Debug("a heartbeat was not published", "error", err)
+		p.end(fmt.Errorf("a heartbeat: %w", err)) // events that waited in the connection may be lost with it
 	}
 }
 

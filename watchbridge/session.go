@@ -56,7 +56,8 @@ func (b *Bridge) session(ctx context.Context) error {
 	ctx, end := context.WithCancelCause(ctx)
 	var beside sync.WaitGroup
 	defer beside.Wait()
-	// Closing the connection frees a publication that is stuck in it.
+	// Closing the connection frees who waits for the server, but not from a write
+	// that it does not take: that keeps the connection until it fails.
 	closed := context.AfterFunc(ctx, nc.Close)
 	defer func() {
 		end(nil)
@@ -76,7 +77,7 @@ func (b *Bridge) session(ctx context.Context) error {
 	}
 	s.noteRefusals()
 	beside.Go(func() { s.confirmAll(ctx, end) })
-	pulse := b.startPulse(nc)
+	pulse := s.startPulse(end)
 	beside.Go(func() { pulse.run(ctx) })
 	if log, ok := b.source.(Log); ok {
 		err = s.publishElected(ctx, log)

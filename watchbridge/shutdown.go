@@ -9,14 +9,20 @@ import (
 	"kvbus/kv"
 )
 
-// countTimeout is how long the count of what was not published waits for a
-// source that is not closed.
-const countTimeout = 100 * time.Millisecond
+const (
+	// stopTimeout is how long a bridge that is told to stop is waited for. One whose
+	// connection is stuck in a write stops when that ends.
+	stopTimeout = time.Second
+	// countTimeout is how long the count of what was not published waits for a
+	// source that is not closed.
+	countTimeout = 100 * time.Millisecond
+)
 
 // Wait returns when the source is closed and all its events are published. If
 // ctx ends earlier, the bridge stops; the log and the error say how many events
 // were not published, or not confirmed by the server. Those of a [Log] are left
-// to the next publisher.
+// to the next publisher. A write that the server does not take does not hold up
+// Wait; it ends as [Options.Dial] says.
 func (b *Bridge) Wait(ctx context.Context) error {
 	select {
 	case <-b.done:
@@ -24,7 +30,10 @@ func (b *Bridge) Wait(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	b.cancel()
-	<-b.done
+	select {
+	case <-b.done:
+	case <-time.After(stopTimeout):
+	}
 	counting, cancel := context.WithTimeout(context.WithoutCancel(ctx), countTimeout)
 	defer cancel()
 	closed := b.lookAhead(counting)

@@ -3,7 +3,9 @@ package watchbridge_test
 import (
 	"context"
 	"errors"
+	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -11,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"kvbus/bus"
 	"kvbus/bus/bustest"
 	"kvbus/kv"
 	"kvbus/kv/memory"
@@ -130,6 +133,74 @@ func TestDroppedBeforeClose(t *testing.T) {
 				t.Errorf("a wait without a bus returns %v", err)
 			}
 		})
+	}
+}
+
+// A stuckConn is a connection on which a write waits once it is held.
+type stuckConn struct {
+	net.Conn
+	held    atomic.Bool
+	waiting chan struct{} // a write waits
+	free    chan struct{} // it goes on
+}
+
+func (c *stuckConn) Write(p []byte) (int, error) {
+	if c.held.CompareAndSwap(true, false) {
+		close(c.waiting)
+		<-c.free
+	}
+	return c.Conn.Write(p)
+}
+
+// Dial makes the connection, as the dialer of NATS.
+func (c *stuckConn) Dial(network, address string) (_ net.Conn, err error) {
+	c.Conn, err = net.Dial(network, address)
+	return c, err
+}
+
+// A wait ends with its context, also while the server does not take what is written.
+func TestWaitWhileAWriteIsStuck(t *testing.T) {
+	s := bustest.StartServer(t, server.Options{})
+	subjects, err := bus.NewSubjects("kv")
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn := &stuckConn{waiting: make(chan struct{}), free: make(chan struct{})}
+	store := memory.New(memory.Options{})
+	bridge := watchbridge.Start(store, watchbridge.Options{
+		Dial: func(context.Context) (*nats.Conn, error) {
+			return bustest.Dial(s.ClientURL(), nats.NoReconnect(), nats.SetCustomDialer(conn))
+		},
+		Subjects: subjects,
+	})
+	set := func(value string) {
+		if _, err := kv.Of(store).Set(t.Context(), "k", value); err != nil {
+			t.Fatal(err)
+		}
+	}
+	set("")
+	waitFor(t, func() bool { return bridge.Stats().Revision == 1 })
+	conn.held.Store(true)
+	set(strings.Repeat("v", 1<<16)) // too large to wait for other writes
+	<-conn.waiting
+	store.Close()
+	ended := make(chan error, 1)
+	go func() {
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		ended <- bridge.Wait(ctx)
+	}()
+	select {
+	case err := <-ended:
+		if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "1 events after revision 1") {
+			t.Errorf("the wait returns %v", err)
+		}
+	case <-time.After(patience):
+		t.Error("the wait does not end")
+	}
+	close(conn.free)
+	if err := bridge.Wait(t.Context()); err != nil { // until it has stopped
+		t.Error(err)
 	}
 }
 
