@@ -83,6 +83,11 @@
 // A store directory belongs to one running server, which locks it: see
 // [ErrStoreInUse].
 //
+// A stream that can't be read is an error of [Start], which names its directory, and
+// leaves that as it is. By itself nats-server would remove it and go on. While the
+// server starts, the files of streams have a second name in the store directory, in
+// kvbus.kept; where the file system has none, only what is found before is left.
+//
 // The server is ready when [Start] returns, JetStream too, if it stands alone.
 // Start takes as long as JetStream reads its files, and says so in the log.
 //

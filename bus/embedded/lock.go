@@ -21,9 +21,9 @@ const (
 	storePerm = 0o755
 )
 
-// lockStore locks a store directory, which is created if absent. It returns what
-// gives it free.
-func lockStore(dir string) (unlock func() error, err error) {
+// lockStore locks a store directory, which is created if absent. To close the lock gives
+// it free.
+func lockStore(dir string) (*flock.Flock, error) {
 	if err := os.MkdirAll(dir, storePerm); err != nil {
 		return nil, fmt.Errorf("embedded: store directory: %w", err)
 	}
@@ -34,5 +34,5 @@ func lockStore(dir string) (unlock func() error, err error) {
 	case !locked:
 		return nil, fmt.Errorf("embedded: %w: %s is locked", ErrStoreInUse, lock.Path())
 	}
-	return lock.Close, nil
+	return lock, nil
 }

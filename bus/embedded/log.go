@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	srvlog "github.com/nats-io/nats-server/v2/logger"
@@ -113,14 +114,40 @@ func (a slogAdapter) log(level slog.Level, format string, v []any) {
 }
 
 // fatalTrap keeps nats-server from believing that a fatal error ends the
-// process, as its own loggers see to, and hands the first one to [Start].
+// process, as its own loggers see to, and hands the first one to [Start]. It knows
+// which streams could not be read.
 type fatalTrap struct {
 	server.Logger
 	first chan error
+
+	mu      sync.Mutex
+	streams map[string]error // by name
 }
 
 func newFatalTrap(logger server.Logger) *fatalTrap {
-	return &fatalTrap{Logger: logger, first: make(chan error, 1)}
+	return &fatalTrap{Logger: logger, first: make(chan error, 1), streams: map[string]error{}}
+}
+
+// notRead is the format of nats-server's warning about a stream that it can't read and
+// has removed. Nothing else tells.
+const notRead = "  Error recreating stream %q: %v"
+
+// Warnf logs a warning.
+func (t *fatalTrap) Warnf(format string, v ...any) {
+	t.Logger.Warnf(format, v...)
+	if format != notRead {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.streams[fmt.Sprint(v[0])] = fmt.Errorf("%v", v[1])
+}
+
+// unread returns why a stream could not be read; nil of one that was.
+func (t *fatalTrap) unread(stream string) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.streams[stream]
 }
 
 // Fatalf logs an error and returns.

@@ -47,7 +47,7 @@ type Server struct {
 	advertise   string     // the option or the file's
 	routes      []*url.URL // the same
 
-	unlock   func() error  // gives the store directory free
+	store    *store
 	started  chan struct{} // closed when nats-server's own Start has returned
 	stopOnce sync.Once
 	stopping chan struct{} // closed when it was told to end
@@ -79,16 +79,14 @@ func Start(ctx context.Context, opts Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	unlock := func() error { return nil }
-	if so.StoreDir != "" {
-		if unlock, err = lockStore(so.StoreDir); err != nil {
-			return nil, errors.Join(err, log.Close())
-		}
+	store, err := openStore(so, logger)
+	if err != nil {
+		return nil, errors.Join(err, log.Close())
 	}
 	ns, err := server.NewServer(so)
 	if err != nil {
 		err = fmt.Errorf("embedded: nats-server refuses its options%s: %w", inputs(so), err)
-		return nil, errors.Join(err, unlock(), log.Close())
+		return nil, errors.Join(err, store.close(), log.Close())
 	}
 	ns.SetLoggerV2(log, log.debug, log.trace, so.TraceVerbose)
 
@@ -104,7 +102,7 @@ func Start(ctx context.Context, opts Options) (*Server, error) {
 		logger:     logger,
 		advertise:  so.Cluster.Advertise,
 		routes:     so.Routes,
-		unlock:     unlock,
+		store:      store,
 		started:    make(chan struct{}),
 		stopping:   make(chan struct{}),
 		stopped:    make(chan struct{}),
@@ -148,6 +146,11 @@ func (s *Server) start(ctx context.Context) error {
 	}()
 	if err := s.awaitStarted(ctx); err != nil {
 		return err
+	}
+	if s.ns.JetStreamEnabled() {
+		if err := s.store.verify(s.log.unread); err != nil {
+			return err
+		}
 	}
 	// The listeners for routes are opened after it has returned.
 	for {
@@ -211,9 +214,10 @@ func (s *Server) Shutdown(ctx context.Context) error {
 			s.log.up.Store(false)
 			s.ns.Shutdown()
 			s.ns.WaitForShutdown()
-			// Nobody could be told of an error of the two any more.
-			_ = s.unlock()
-			_ = s.log.Close()
+			if err := s.store.close(); err != nil {
+				s.logger.Warn("the store directory is not as it was before the start", "error", err)
+			}
+			_ = s.log.Close() // nobody could be told any more
 		}()
 	})
 	select {

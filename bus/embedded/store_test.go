@@ -1,0 +1,171 @@
+package embedded_test
+
+import (
+	"io/fs"
+	"maps"
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"kvbus/bus/embedded"
+)
+
+// stored returns a store directory with a stream of some messages, which is in dir.
+func stored(t *testing.T, opts embedded.Options) (_ embedded.Options, dir string) {
+	t.Helper()
+	opts.JetStream, opts.StoreDir = true, t.TempDir()
+	s := start(t, opts)
+	js, err := jetstream.New(inProcess(t, s))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "LOG", Subjects: []string{"log"}}); err != nil {
+		t.Fatal(err)
+	}
+	publish(t, js, 1)
+	publish(t, js, 2)
+	shutdown(t, s)
+	return opts, filepath.Join(opts.StoreDir, "jetstream", "$G", "streams", "LOG")
+}
+
+// holds fails unless the server that opts describe has the stream of [stored].
+func holds(t *testing.T, opts embedded.Options) {
+	t.Helper()
+	s := start(t, opts)
+	js, err := jetstream.New(inProcess(t, s))
+	if err != nil {
+		t.Fatal(err)
+	}
+	stream, err := js.Stream(t.Context(), "LOG")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if count := stream.CachedInfo().State.Msgs; count != 2 {
+		t.Errorf("there are %d messages, want 2", count)
+	}
+	shutdown(t, s)
+}
+
+// files returns the content of all files in a directory, by name.
+func files(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	found := map[string]string{}
+	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		found[path] = string(text)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
+
+func requireFiles(t *testing.T, dir string, want map[string]string) {
+	t.Helper()
+	if got := files(t, dir); !maps.Equal(got, want) {
+		t.Errorf("of the files %q there are %q", want, got)
+	}
+}
+
+func requireNothingKept(t *testing.T, opts embedded.Options) {
+	t.Helper()
+	if _, err := os.Stat(filepath.Join(opts.StoreDir, "kvbus.kept")); !os.IsNotExist(err) {
+		t.Errorf("streams are kept twice: %v", err)
+	}
+}
+
+// What nats-server fails to read, it would remove, also where the start fails for
+// another reason.
+func TestStreamThatCanNotBeRead(t *testing.T) {
+	t.Parallel()
+	opts, dir := stored(t, embedded.Options{})
+	holder, err := net.Listen("tcp", anyPort)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer holder.Close()
+	bad := filepath.Join(dir, "msgs", "2.blk")
+	if err := os.Mkdir(bad, 0o700); err != nil { // an error for who reads it
+		t.Fatal(err)
+	}
+	before := files(t, dir)
+	for _, listen := range []string{anyPort, holder.Addr().String(), anyPort} {
+		opts.Listen = listen
+		requireIn(t, refused(t, opts), "the stream LOG can't be read", dir+" is left as it was", "2.blk")
+		requireFiles(t, dir, before)
+		requireNothingKept(t, opts)
+	}
+	if err := os.Remove(bad); err != nil {
+		t.Fatal(err)
+	}
+	holds(t, opts)
+	requireNothingKept(t, opts)
+}
+
+// Where it is certain before, the server is not even started.
+func TestBlockThatCanNotBeRead(t *testing.T) {
+	t.Parallel()
+	opts, dir := stored(t, embedded.Options{})
+	before := files(t, dir)
+	bad := filepath.Join(dir, "msgs", "2.blk")
+	if err := os.Symlink("/proc/self/mem", bad); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.ReadFile(bad); err == nil || os.IsNotExist(err) {
+		t.Skipf("there is no file with errors here: %v", err)
+	}
+	requireIn(t, refused(t, opts), "store directory", bad)
+	if err := os.Remove(bad); err != nil {
+		t.Fatal(err)
+	}
+	requireFiles(t, dir, before)
+	holds(t, opts)
+}
+
+// A process that was killed while its server started may have left a stream in its
+// other place only.
+func TestStreamLeftByAStart(t *testing.T) {
+	t.Parallel()
+	opts, dir := stored(t, embedded.Options{})
+	kept := filepath.Join(opts.StoreDir, "kvbus.kept", "$G")
+	if err := os.MkdirAll(kept, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(dir, filepath.Join(kept, "LOG")); err != nil {
+		t.Fatal(err)
+	}
+	holds(t, opts)
+	requireNothingKept(t, opts)
+	if err := os.MkdirAll(filepath.Join(kept, "LOG"), 0o700); err != nil { // killed earlier
+		t.Fatal(err)
+	}
+	holds(t, opts)
+	requireNothingKept(t, opts)
+}
+
+// What describes a stream can be made anew, when somebody asks for it.
+func TestDamagedDescriptionIsNoError(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"meta.inf", "meta.sum"} {
+		opts, dir := stored(t, embedded.Options{})
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("x"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s := start(t, opts)
+		js, err := jetstream.New(inProcess(t, s))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "LOG", Subjects: []string{"log"}}); err != nil {
+			t.Fatal(err)
+		}
+		publish(t, js, 3)
+	}
+}
