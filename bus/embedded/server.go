@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"net/url"
 	"strconv"
@@ -148,7 +149,11 @@ func (s *Server) start(ctx context.Context) error {
 		return err
 	}
 	if s.ns.JetStreamEnabled() {
-		if err := s.store.verify(s.log.unread); err != nil {
+		recovered, err := s.streams()
+		if err == nil {
+			err = s.store.verify(s.log.unread, recovered)
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -166,6 +171,22 @@ func (s *Server) start(ctx context.Context) error {
 			return s.running()
 		}
 	}
+}
+
+// streams returns the names of the streams of each account that has JetStream.
+func (s *Server) streams() (map[string][]string, error) {
+	info, err := s.ns.Jsz(&server.JSzOptions{Streams: true, Limit: math.MaxInt})
+	if err != nil {
+		return nil, err
+	}
+	names := map[string][]string{}
+	for _, account := range info.AccountDetails {
+		names[account.Id] = []string{}
+		for _, stream := range account.Streams {
+			names[account.Id] = append(names[account.Id], stream.Name)
+		}
+	}
+	return names, nil
 }
 
 // awaitStarted waits until nats-server's own Start has returned. JetStream may

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/gofrs/flock"
@@ -19,6 +20,7 @@ const (
 	streamsDir  = "streams"
 	blockSuffix = ".blk"
 	keySuffix   = ".key"
+	keyFile     = "meta.key"
 )
 
 const (
@@ -165,21 +167,28 @@ func linkTree(from, to string) error {
 	})
 }
 
-// verify fails where the server has removed a stream because it can't read it, of
-// which cause tells why, and nil of others. It is called when the server has read all
-// of them.
-func (s *store) verify(cause func(stream string) error) error {
+// verify fails where the server has not recovered a stream, and has removed it because
+// it can't read it, or can't decrypt it: what is asked for by the same name would take
+// its place. Others, of which only the description is damaged, are read when they are
+// asked for. It is called when the server has read all of them.
+//
+// Cause tells why a stream can't be read, and is nil for others. Recovered are the
+// streams of each account that has JetStream.
+func (s *store) verify(cause func(stream string) error, recovered map[string][]string) error {
 	var errs []error
 	for _, stream := range s.streams {
-		err := cause(stream.name)
-		if err == nil || !stream.isRemoved() {
+		if err := cause(stream.name); err != nil && stream.isRemoved() {
+			outcome := "is left as it was"
+			if !stream.kept {
+				outcome = "was removed by nats-server"
+			}
+			errs = append(errs, fmt.Errorf("the stream %s can't be read, its directory %s %s: %w", stream.name, stream.dir, outcome, err))
 			continue
 		}
-		outcome := "is left as it was"
-		if !stream.kept {
-			outcome = "was removed by nats-server"
+		names, known := recovered[stream.account]
+		if known && !slices.Contains(names, stream.name) && stream.isEncrypted() {
+			errs = append(errs, fmt.Errorf("the stream %s in %s is encrypted, and the config file has not its key: must have the key of JetStream that it was made with", stream.name, stream.dir))
 		}
-		errs = append(errs, fmt.Errorf("the stream %s can't be read, its directory %s %s: %w", stream.name, stream.dir, outcome, err))
 	}
 	if len(errs) > 0 {
 		return errors.Join(errs...)
@@ -192,6 +201,13 @@ func (s *store) verify(cause func(stream string) error) error {
 func (s storedStream) isRemoved() bool {
 	info, err := os.Stat(s.dir)
 	return err != nil || !os.SameFile(info, s.info)
+}
+
+// isEncrypted reports whether a stream can be read with a key only. That it has one
+// itself, which is encrypted, says so.
+func (s storedStream) isEncrypted() bool {
+	_, err := os.Stat(filepath.Join(s.dir, keyFile))
+	return err == nil
 }
 
 // close puts back what the server has removed, and unlocks the directory. Nothing of

@@ -1,6 +1,7 @@
 package embedded_test
 
 import (
+	"fmt"
 	"io/fs"
 	"maps"
 	"net"
@@ -127,6 +128,29 @@ func TestBlockThatCanNotBeRead(t *testing.T) {
 	}
 	requireFiles(t, dir, before)
 	holds(t, opts)
+}
+
+// Without its key a stream is not removed, and none takes its place.
+func TestStreamWithoutItsKey(t *testing.T) {
+	t.Parallel()
+	file := func(key string) string {
+		return writeFile(t, "nats-server.conf", fmt.Sprintf("jetstream {key: %q}", key))
+	}
+	opts, dir := stored(t, embedded.Options{ConfigFile: file("s3cret")})
+	before := files(t, dir)
+	for name, wrong := range map[string]string{"none": "", "another": file("secret")} {
+		t.Run(name, func(t *testing.T) {
+			opts := opts
+			opts.ConfigFile = wrong
+			requireIn(t, refused(t, opts), "the stream LOG", dir, "is encrypted", "key")
+			requireFiles(t, dir, before)
+		})
+	}
+	holds(t, opts)
+
+	// It is in nobody's way where its account is no more.
+	opts.ConfigFile = writeFile(t, "nats-server.conf", `accounts {A {users: [{user: a, password: a}], jetstream: enabled}}`)
+	start(t, opts)
 }
 
 // A process that was killed while its server started may have left a stream in its
