@@ -30,7 +30,8 @@
 // With [Options.Cluster] the server is one of several, which may be started in
 // any order: Start does not wait for the others. [Server.WaitForQuorum] does,
 // and says in the log for whom. The first start of a cluster takes all servers
-// that the routes name; from then on a majority is enough.
+// that the routes name; from then on a majority is enough. The store directory of
+// a server that stood alone is an error, if there are streams in it.
 //
 // Any server of a cluster may be given a message that is meant for one of a queue
 // group, also one that has gone silent. What [Cluster.Local] names goes to others only

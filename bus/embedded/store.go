@@ -64,6 +64,9 @@ func openStore(so *server.Options, logger *slog.Logger) (_ *store, err error) {
 	if err = s.restore(); err == nil {
 		err = s.survey()
 	}
+	if err == nil && so.Cluster.Port != 0 {
+		err = s.checkCluster()
+	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("embedded: store directory: %w", err), s.lock.Close())
 	}
@@ -111,6 +114,20 @@ func (s *store) survey() error {
 		}
 	}
 	return nil
+}
+
+// checkCluster fails where there are streams of a server that stood alone. Those of a
+// cluster are what its servers agree on, which they keep beside them: others are taken
+// away, or asked for anew and then empty.
+func (s *store) checkCluster() error {
+	if len(s.streams) == 0 {
+		return nil
+	}
+	agreed, err := fs.Glob(os.DirFS(s.dir), server.JetStreamStoreDir+"/*/_js_/_meta_")
+	if err == nil && len(agreed) == 0 {
+		err = fmt.Errorf("%s holds the store of a single node: must be empty, or that of a node of the cluster", s.dir)
+	}
+	return err
 }
 
 // readable is a [fs.WalkDirFunc] that fails where a directory, a block of a log or a

@@ -153,6 +153,22 @@ func TestStreamWithoutItsKey(t *testing.T) {
 	start(t, opts)
 }
 
+// What a server has that stood alone is none of a cluster's.
+func TestStoreOfASingleNodeInACluster(t *testing.T) {
+	t.Parallel()
+	opts, dir := stored(t, embedded.Options{})
+	before := files(t, dir)
+	node := cluster(t, 3)[0]
+	node.opts.StoreDir = opts.StoreDir
+	requireIn(t, refused(t, node.opts), opts.StoreDir+" holds the store of a single node")
+	byFile := opts
+	byFile.ServerName = "node-0"
+	byFile.ConfigFile = writeFile(t, "nats-server.conf", `cluster {name: c, listen: "127.0.0.1:-1", routes: ["nats://127.0.0.1:1"]}`)
+	requireIn(t, refused(t, byFile), opts.StoreDir+" holds the store of a single node")
+	requireFiles(t, dir, before)
+	holds(t, opts)
+}
+
 // A process that was killed while its server started may have left a stream in its
 // other place only.
 func TestStreamLeftByAStart(t *testing.T) {
