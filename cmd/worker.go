@@ -237,6 +237,7 @@ func (w *worker) openStore(ctx context.Context) (kv.Store, error) {
 		Prefix:            w.cfg.Bus.Prefix,
 		Replicas:          w.cfg.Store.Replicas,
 		NewReplicas:       w.cfg.NewReplicas(),
+		Alone:             w.server != nil && !w.server.JetStreamClustered(),
 		Limits:            limits,
 		ReplayEvents:      replay.MaxEvents,
 		ReplayBytes:       int64(replay.MaxBytes),
@@ -254,6 +255,9 @@ func (w *worker) openStore(ctx context.Context) (kv.Store, error) {
 	if err != nil {
 		if cause := context.Cause(opening); errors.Is(cause, errDisk) {
 			err = cause
+		}
+		if errors.Is(err, replicated.ErrNoStore) {
+			err = fmt.Errorf("%w; its directory is %s", err, w.server.StoreDir())
 		}
 		return nil, err
 	}

@@ -107,10 +107,10 @@ func (s *store) survey() error {
 			if stream.info, err = os.Stat(stream.dir); err != nil {
 				return err
 			}
-			if err := filepath.WalkDir(stream.dir, readable); err != nil {
-				return err
-			}
 			s.streams = append(s.streams, stream)
+		}
+		if err := filepath.WalkDir(dir, usable); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -130,12 +130,37 @@ func (s *store) checkCluster() error {
 	return err
 }
 
-// readable is a [fs.WalkDirFunc] that fails where a directory, a block of a log or a
-// key can't be read. The server could do without the rest.
-func readable(path string, _ fs.DirEntry, err error) error {
-	if err != nil || !strings.HasSuffix(path, blockSuffix) && !strings.HasSuffix(path, keySuffix) {
+// usable is a [fs.WalkDirFunc] that fails where the server can't use what it finds: a
+// directory, a block of a log or a key. It could do without the rest.
+func usable(path string, entry fs.DirEntry, err error) error {
+	switch {
+	case err != nil:
 		return err
+	case entry.IsDir() && strings.HasPrefix(entry.Name(), "."):
+		return fs.SkipDir // of a stream that is being removed
+	case entry.IsDir():
+		return writable(path)
+	case strings.HasSuffix(path, blockSuffix), strings.HasSuffix(path, keySuffix):
+		return readable(path)
+	default:
+		return nil
 	}
+}
+
+// writable fails where a directory is another user's. A full disk is none of its
+// business.
+func writable(dir string) error {
+	probe, err := os.CreateTemp(dir, probeFile)
+	if errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("write in %s: %w", dir, fs.ErrPermission)
+	}
+	if err != nil {
+		return nil
+	}
+	return errors.Join(probe.Close(), os.Remove(probe.Name()))
+}
+
+func readable(path string) error {
 	info, err := os.Stat(path)
 	if err != nil || !info.Mode().IsRegular() {
 		return err

@@ -1,6 +1,7 @@
 package embedded_test
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -127,6 +128,41 @@ func TestBlockThatCanNotBeRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	requireFiles(t, dir, before)
+	holds(t, opts)
+}
+
+// Another user's files are told from a log that is broken, and are left alone.
+func TestStreamOfAnotherUser(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() == 0 {
+		t.Skip("nothing is forbidden to root")
+	}
+	opts, dir := stored(t, embedded.Options{})
+	before := files(t, dir)
+	for path, mode := range map[string]fs.FileMode{
+		filepath.Join(dir, "msgs", "1.blk"): 0,
+		filepath.Join(dir, "msgs"):          0o500,
+		dir:                                 0o500,
+		filepath.Dir(dir):                   0o500,
+		filepath.Join(opts.StoreDir, "jetstream", "$G"): 0,
+	} {
+		info, err := os.Stat(path)
+		if err == nil {
+			err = os.Chmod(path, mode)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = refused(t, opts)
+		requireIn(t, err, path)
+		if !errors.Is(err, fs.ErrPermission) {
+			t.Errorf("the error is %v", err)
+		}
+		if err := os.Chmod(path, info.Mode().Perm()); err != nil {
+			t.Fatal(err)
+		}
+		requireFiles(t, dir, before)
+	}
 	holds(t, opts)
 }
 

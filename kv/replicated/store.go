@@ -40,6 +40,9 @@ type Options struct {
 	// made has NewReplicas then, of which the default is 1.
 	Replicas    int
 	NewReplicas int
+	// Alone tells that the server has no others beside it. One that can't store the
+	// log is [ErrNoStore] then; in a cluster it is waited for another.
+	Alone bool
 	// Limits of the store; all zero means [kv.DefaultLimits]. They are part of
 	// the shared state: a store that finds others changes them for all.
 	Limits kv.Limits
@@ -188,7 +191,7 @@ func (s *Store) start(ctx context.Context) error {
 		if errors.Is(err, errTwoLogs) && time.Since(begun) < apiTimeout {
 			err = fmt.Errorf("%w: %w", errNotYet, err) // it may be that of another server that is just being made
 		}
-		return err
+		return s.asked(err)
 	})
 	if err != nil {
 		return err
@@ -200,7 +203,7 @@ func (s *Store) start(ctx context.Context) error {
 		if s.snapshots, err = s.openSnapshots(ctx); err == nil {
 			err = s.load(ctx)
 		}
-		return unheardOf(err)
+		return s.asked(unheardOf(err))
 	})
 	if err != nil {
 		return err

@@ -197,7 +197,22 @@ const (
 	noCluster jetstream.ErrorCode = 10074
 	// invalidConfig: a stream can't be like that.
 	invalidConfig jetstream.ErrorCode = 10052
+	// notMade: the server can't make or read the files of a stream.
+	notMade jetstream.ErrorCode = 10049
 )
+
+// ErrNoStore says that the only server which there is can't make the files of the log,
+// or of the snapshots, or can't read what is there.
+var ErrNoStore = errors.New("the server has no place for the data")
+
+// asked makes ErrNoStore of the error that a stream can't be stored where no other
+// server could have it: each attempt costs what is there already.
+func (s *Store) asked(err error) error {
+	if api, ok := errors.AsType[*jetstream.APIError](err); ok && s.opts.Alone && api.ErrorCode == notMade {
+		return fmt.Errorf("%w: %w", ErrNoStore, err)
+	}
+	return err
+}
 
 // errNotYet says that something can't be done now.
 var errNotYet = errors.New("not yet")
@@ -219,6 +234,9 @@ func transient(err error) bool {
 	}
 	if errors.Is(err, errNotYet) {
 		return true
+	}
+	if errors.Is(err, ErrNoStore) {
+		return false
 	}
 	if api, ok := errors.AsType[*jetstream.APIError](err); ok {
 		switch api.ErrorCode {

@@ -1,0 +1,42 @@
+package cmd
+
+import (
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"kvbus/config"
+	"kvbus/kv/replicated"
+)
+
+// durableConfig is that of a worker with a server and a data directory of its own.
+func durableConfig(t *testing.T) config.Config {
+	t.Helper()
+	cfg := config.Default()
+	cfg.NATS.Listen = "127.0.0.1:0"
+	cfg.Store.DataDir = t.TempDir()
+	return cfg
+}
+
+// A server that can't store the log is not asked again: it removes what is in the way.
+func TestLogThatCanNotBeStored(t *testing.T) {
+	t.Parallel()
+	for _, stream := range []string{"KVBUS_kv", "OBJ_KVBUS_kv"} {
+		cfg := durableConfig(t)
+		streams := filepath.Join(cfg.Store.DataDir, "jetstream", "$G", "streams")
+		err := os.MkdirAll(streams, 0o700)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(streams, stream), nil, 0o600) // where its directory would be
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = run(t.Context(), cfg, slog.New(slog.DiscardHandler))
+		if !errors.Is(err, replicated.ErrNoStore) || !strings.Contains(err.Error(), filepath.Join(cfg.Store.DataDir, "jetstream")) {
+			t.Errorf("the worker ends with %v", err)
+		}
+	}
+}
