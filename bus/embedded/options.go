@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"math"
 	"net"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -196,7 +198,20 @@ func (o Options) applyJetStream(so *server.Options, logger *slog.Logger) error {
 		// temporary one, the same for every server on the machine.
 		return errors.New("embedded: JetStream is enabled without a StoreDir: must have one, here or in the config file")
 	}
+	if so.JetStream && so.StoreDir == "" {
+		so.StoreDir = temporaryStore(so)
+		logger.Warn("the config file names no store_dir: JetStream's files are temporary", "store_dir", so.StoreDir)
+	}
 	return nil
+}
+
+// temporaryStore is the directory that nats-server would take, which it does not tell
+// in time to lock it.
+func temporaryStore(so *server.Options) string {
+	if so.JetStreamMaxMemory > 0 && so.JetStreamMaxStore > 0 {
+		return os.TempDir()
+	}
+	return filepath.Join(os.TempDir(), "nats")
 }
 
 func logOptionHolds(logger *slog.Logger, setting, option, file string) {

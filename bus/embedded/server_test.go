@@ -364,6 +364,25 @@ func TestStoreDirInUse(t *testing.T) {
 	start(t, opts)
 }
 
+// Where nobody names a directory, nats-server has one for all servers of a machine.
+func TestTemporaryStoreInUse(t *testing.T) {
+	for text, dir := range map[string]string{
+		"jetstream: enabled":                       "nats/jetstream",
+		"jetstream {max_mem: 10MB, max_file: 1GB}": "jetstream",
+	} {
+		temporary := t.TempDir()
+		t.Setenv("TMPDIR", temporary)
+		opts := embedded.Options{ConfigFile: writeFile(t, "nats-server.conf", text)}
+		first := start(t, opts)
+		if want := filepath.Join(temporary, dir); first.StoreDir() != want {
+			t.Errorf("the directory is %s, want %s", first.StoreDir(), want)
+		}
+		if err := refused(t, opts); !errors.Is(err, embedded.ErrStoreInUse) {
+			t.Errorf("the error is %v", err)
+		}
+	}
+}
+
 func TestReloadIsRefused(t *testing.T) {
 	file := writeFile(t, "nats-server.conf", `
 		listen: "127.0.0.1:-1"
