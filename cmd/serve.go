@@ -2,6 +2,8 @@ package cmd
 
 import (
 	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/spf13/cobra"
 )
@@ -15,8 +17,8 @@ own, in the same process.
 
 The first SIGINT, SIGTERM or SIGHUP stops it in order: requests that were taken
 are answered, for at most --drain-timeout. A second one ends it at once, with
-the exit status 128 plus the signal's number. Settings are read at the start
-only.
+the exit status 128 plus the signal's number. SIGINT and SIGHUP that are ignored
+at the start, as after nohup, stay ignored. Settings are read at the start only.
 
 Settings come from flags, then the environment, then the file, then the
 defaults; see 'kvbus config --help'.`,
@@ -34,6 +36,9 @@ defaults; see 'kvbus config --help'.`,
 			if err != nil {
 				return err
 			}
+			// The end of who reads the log, as of tee at Ctrl-C, is not that of the
+			// worker. It stays so for the error at its end.
+			signal.Ignore(syscall.SIGPIPE)
 			return run(command.Context(), cfg, newLogger(a.stderr, cfg.Log, a.environ))
 		}),
 	}

@@ -1,10 +1,14 @@
 package e2e
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -198,6 +202,44 @@ func TestSecondSignal(t *testing.T) {
 		w.signal(t, test.second)
 		w.expectExit(t, test.status)
 	}
+}
+
+// What a worker is told to ignore when it is started does not stop it.
+func TestIgnoredSignals(t *testing.T) {
+	t.Parallel()
+	cmd := exec.Command("sh", "-c", `trap "" HUP INT; exec "$@"`, "sh", filepath.Join(bin, "kvbus"), "serve", "--listen", "127.0.0.1:0")
+	cmd.Env = environment()
+	w := &worker{process: run(t, cmd)}
+	nc := connect(t, w.awaitLog(t, "serving").text("listen"))
+	for _, s := range []os.Signal{syscall.SIGHUP, syscall.SIGINT} {
+		w.signal(t, s)
+		mustAsk(t, nc, "kv.set.color", "blue")
+	}
+	nc.Close()
+	w.terminate(t)
+	if reason := w.awaitLog(t, "stopping").text("reason"); !strings.Contains(reason, "terminated") {
+		t.Errorf("it stops by %q", reason)
+	}
+}
+
+// Who reads the log may end before the worker does.
+func TestStopWithoutReaderOfTheLog(t *testing.T) {
+	t.Parallel()
+	reader, writer, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	defer writer.Close()
+	cmd := exec.Command(filepath.Join(bin, "kvbus"), "serve", "--listen", "127.0.0.1:0")
+	cmd.Env = environment()
+	cmd.Stdout, cmd.Stderr = writer, writer
+	p := run(t, cmd)
+	log := bufio.NewScanner(reader)
+	for log.Scan() && !strings.Contains(log.Text(), "serving") {
+	}
+	reader.Close()
+	p.terminate(t)
 }
 
 // A worker whose server is gone and that has nothing to publish stops at once.

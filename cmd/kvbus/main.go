@@ -2,7 +2,9 @@
 //
 // The first SIGINT, SIGTERM or SIGHUP stops it in order, a second one ends it at once
 // with the exit status 128 plus the signal's number, as a shell reports a
-// process that a signal ended. All other statuses are those of kvbus/cmd.
+// process that a signal ended. SIGINT and SIGHUP that were ignored at the start, as
+// nohup and a shell's background have it, stay so. All other statuses are those of
+// kvbus/cmd.
 package main
 
 import (
@@ -20,7 +22,12 @@ func main() {
 	// Room for both signals that count: neither is lost while the first is
 	// being dealt with.
 	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	signal.Notify(signals, syscall.SIGTERM)
+	for _, s := range []os.Signal{os.Interrupt, syscall.SIGHUP} {
+		if !signal.Ignored(s) {
+			signal.Notify(signals, s)
+		}
+	}
 	go stopOn(signals, cancel, os.Exit)
 
 	os.Exit(cmd.Execute(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
