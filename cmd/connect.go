@@ -6,11 +6,14 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/url"
 	"os"
+	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nkeys"
 	"github.com/synadia-io/orbit.go/natscontext"
 
 	"kvbus/bus/embedded"
@@ -112,16 +115,25 @@ func (c *connector) dial(opts []nats.Option) (*nats.Conn, error) {
 	case c.settings.Context != "":
 		nc, _, err := natscontext.Connect(c.settings.Context, opts...)
 		if err != nil {
-			return nil, fmt.Errorf("connect by the context %q: %w", c.settings.Context, err)
+			return nil, fmt.Errorf("connect by the context %q: %w", c.settings.Context, unseen(err))
 		}
 		return nc, nil
 	default:
 		nc, err := nats.Connect(string(c.settings.URL), opts...)
 		if err != nil {
-			return nil, fmt.Errorf("connect to %v: %w", c.settings.URL, err)
+			return nil, fmt.Errorf("connect to %v: %w", c.settings.URL, unseen(err))
 		}
 		return nc, nil
 	}
+}
+
+// unseen makes an error of what can't be parsed one that does not show it, nor a part:
+// it may have a password.
+func unseen(err error) error {
+	if _, ok := errors.AsType[*url.Error](err); ok {
+		return errors.New("a URL can't be parsed: must be like nats://host:4222")
+	}
+	return err
 }
 
 func (c *connector) options(purpose string) ([]nats.Option, error) {
@@ -175,7 +187,7 @@ func refusal(err error) bool {
 func (c *connector) credentials() ([]nats.Option, error) {
 	var opts []nats.Option
 	if s := c.settings; s.Creds != "" {
-		if _, err := os.Stat(s.Creds); err != nil {
+		if err := checkCreds(s.Creds); err != nil {
 			return nil, fmt.Errorf("nats.creds: %w", err)
 		}
 		opts = append(opts, nats.UserCredentials(s.Creds))
@@ -201,4 +213,22 @@ func (c *connector) credentials() ([]nats.Option, error) {
 		}
 	}
 	return opts, nil
+}
+
+// checkCreds fails where a credentials file has no user in it, which would be known only
+// when the server is there.
+func checkCreds(path string) error {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	pair, err := nkeys.ParseDecoratedNKey(text)
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	pair.Wipe()
+	if jwt, err := nkeys.ParseDecoratedJWT(text); err != nil || strings.Count(jwt, ".") != 2 {
+		return fmt.Errorf("%s: no user JWT found", path)
+	}
+	return nil
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nkeys"
 
 	"kvbus/bus/bustest"
 	"kvbus/config"
@@ -101,5 +102,52 @@ func TestConnectEndsWithItsContext(t *testing.T) {
 	}
 	if strings.Contains(log.String(), "waiting for NATS") {
 		t.Error("the attempt is waited for")
+	}
+}
+
+func newConnector(settings config.NATS) *connector {
+	return &connector{settings: settings, logger: slog.New(slog.DiscardHandler)}
+}
+
+// What is wrong with a URL in a context's file is told without it.
+func TestNoPartOfAURLIsShown(t *testing.T) {
+	t.Parallel()
+	for _, url := range []string{"nats://a:hunter2@127.0.0.1:4999:x", "nats://a:hunter/2@127.0.0.1:1", "nats://a:hunter%2@127.0.0.1:1"} {
+		file := writeFile(t, fmt.Sprintf("{\"url\": %q}", url))
+		for _, settings := range []config.NATS{{Context: file}, {URL: config.URLs(url)}} {
+			_, err := newConnector(settings).connect(t.Context(), "test")
+			if err == nil || strings.Contains(err.Error(), "hunter") || !strings.Contains(err.Error(), "can't be parsed") {
+				t.Errorf("the error is %v", err)
+			}
+		}
+	}
+}
+
+// A file that has no credentials is no matter of the server, which may be away.
+func TestMalformedCredentials(t *testing.T) {
+	t.Parallel()
+	pair, err := nkeys.CreateUser()
+	if err != nil {
+		t.Fatal(err)
+	}
+	seed, err := pair.Seed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const begin, end = "-----BEGIN NATS USER JWT-----\n", "\n------END NATS USER JWT------\n\n"
+	keys := "-----BEGIN USER NKEY SEED-----\n" + string(seed) + "\n------END USER NKEY SEED------\n"
+	for text, well := range map[string]bool{
+		"":                           false,
+		"not the file":               false,
+		begin + "a.b.c" + end:        false,
+		keys:                         false,
+		begin + "a" + end + keys:     false,
+		begin + "a.b.c" + end + keys: true,
+	} {
+		file := writeFile(t, text)
+		_, err := newConnector(config.NATS{URL: "nats://127.0.0.1:1", Creds: file}).credentials()
+		if well && err != nil || !well && (err == nil || !strings.Contains(err.Error(), file)) {
+			t.Errorf("with the file\n%s\nthe error is %v", text, err)
+		}
 	}
 }

@@ -86,7 +86,7 @@ func (w *worker) hasJetStream() error {
 // mended. In a cluster it may be that the majority is away.
 func (w *worker) isAnswered(store *replicated.Store) error {
 	silence := store.Silence()
-	if w.server.JetStreamClustered() || silence < silentTimeouts*w.cfg.Store.RequestTimeout {
+	if w.server.JetStreamClustered() || silence/silentTimeouts < w.cfg.Store.RequestTimeout {
 		w.diskFull = false
 		return nil
 	}

@@ -3,6 +3,7 @@ package cmd
 import (
 	"errors"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -38,5 +39,16 @@ func TestLogThatCanNotBeStored(t *testing.T) {
 		if !errors.Is(err, replicated.ErrNoStore) || !strings.Contains(err.Error(), filepath.Join(cfg.Store.DataDir, "jetstream")) {
 			t.Errorf("the worker ends with %v", err)
 		}
+	}
+}
+
+// However long a request may wait, a log that answers is not silent.
+func TestLongestPatience(t *testing.T) {
+	t.Parallel()
+	cfg := durableConfig(t)
+	cfg.Store.RequestTimeout = math.MaxInt64 / 2 // three of them are less than none
+	w, _, _ := startWorkerBy(t, cfg)
+	if err := w.isAnswered(w.store.(*replicated.Store)); err != nil {
+		t.Errorf("the worker ends with %v", err)
 	}
 }

@@ -43,6 +43,12 @@ func startWorker(t *testing.T, url string) (w *worker, log *lockedBuffer, ended 
 	t.Helper()
 	cfg := config.Default()
 	cfg.NATS.URL = config.URLs(url)
+	return startWorkerBy(t, cfg)
+}
+
+// startWorkerBy is startWorker with all that can be configured.
+func startWorkerBy(t *testing.T, cfg config.Config) (w *worker, log *lockedBuffer, ended <-chan error) {
+	t.Helper()
 	log = &lockedBuffer{}
 	w = &worker{cfg: cfg, logger: slog.New(slog.NewTextHandler(log, nil)), failed: make(chan error, 1)}
 	ctx, cancel := context.WithCancel(context.Background())
