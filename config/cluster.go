@@ -162,7 +162,7 @@ func routeListenRule(address string) string {
 	if rule := listenRule(address); rule != "" {
 		return rule
 	}
-	if _, port, _ := net.SplitHostPort(address); port == "0" {
+	if _, port, _ := net.SplitHostPort(address); !isPort(port) {
 		return "must have a port from 1 to 65535, which the routes of the other nodes can name"
 	}
 	return ""
@@ -182,6 +182,9 @@ func routesRule(routes URLs) string {
 		}
 		if !slices.Contains(routeSchemes, parsed.Scheme) {
 			return "must have nats, nats-route or tls as scheme"
+		}
+		if !isPort(parsed.Port()) {
+			return portsRule
 		}
 	}
 	return ""

@@ -46,6 +46,8 @@ func TestValidateCluster(t *testing.T) {
 		"route to itself only":  {func(c *config.Config) { c.Cluster.Routes = "10.0.0.1:6222" }, "must name another node than this one"},
 		"route of nothing":      {func(c *config.Config) { c.Cluster.Routes = "a:1,,b:1" }, "must have a node between two commas"},
 		"route without port":    {func(c *config.Config) { c.Cluster.Routes = "nats://a" }, "must be nodes like nats://host:6222"},
+		"route, port 0":         {func(c *config.Config) { c.Cluster.Routes = "nats://a:0,b:1" }, "must have ports from 1 to 65535"},
+		"route, no port":        {func(c *config.Config) { c.Cluster.Routes = "a:1,b:65536" }, "must have ports from 1 to 65535"},
 		"route, scheme":         {func(c *config.Config) { c.Cluster.Routes = "ws://a:1" }, "must have nats, nats-route or tls as scheme"},
 		"route, bad, masked":    {func(c *config.Config) { c.Cluster.Routes = "nats://me:hunter2@a" }, `is "nats://me:***@a": must be nodes`},
 		"route, TLS by itself":  {func(c *config.Config) { c.Cluster.Routes, c.Store.Replicas = "tls://b:1", 1 }, "must not have tls as scheme without cluster.tls"},

@@ -114,8 +114,11 @@ func (l *loader) loadFile(path string) error {
 func (l *loader) checkSection(section map[string]any, parent, source string) {
 	for _, key := range slices.Sorted(maps.Keys(section)) {
 		path := key
+		if key == "" {
+			path = `""`
+		}
 		if parent != "" {
-			path = parent + "." + key
+			path = parent + "." + path
 		}
 		rule := ""
 		switch child, isMap := section[key].(map[string]any); {
@@ -225,8 +228,8 @@ func fromKubernetes(name, value string) bool {
 	return !strings.Contains(name, "__") && kubernetesLink.MatchString(name+"="+value)
 }
 
-// oneDocument refuses what follows a second "---", which the parser would
-// leave unread.
+// oneDocument refuses what follows a second "---", and keys that are null, which the
+// parser would leave unread.
 type oneDocument struct{ koanf.Parser }
 
 func (p oneDocument) Unmarshal(text []byte) (map[string]any, error) {
@@ -238,10 +241,26 @@ func (p oneDocument) Unmarshal(text []byte) (map[string]any, error) {
 		} else if err != nil {
 			return nil, err
 		}
+		if line := nullKey(&node); line > 0 {
+			return nil, fmt.Errorf("line %d: a key must be the name of a setting, not null", line)
+		}
 		if document > 1 {
 			return nil, errors.New("must be one YAML document, and there is a second one")
 		}
 	}
+}
+
+// nullKey returns the line of the first key that is null; 0 where there is none.
+func nullKey(node *yaml.Node) int {
+	for i, child := range node.Content {
+		if node.Kind == yaml.MappingNode && i%2 == 0 && child.ShortTag() == "!!null" {
+			return child.Line
+		}
+		if line := nullKey(child); line > 0 {
+			return line
+		}
+	}
+	return 0
 }
 
 func join(problems []*Problem) error {

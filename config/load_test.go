@@ -297,6 +297,11 @@ func TestLoadRefuses(t *testing.T) {
 		"broken YAML":                 {layers{file: "store: [1"}, []string{"kvbus.yaml", "yaml"}},
 		"key that comes twice":        {layers{file: "name: a\nname: b\n"}, []string{"kvbus.yaml", "already defined"}},
 		"a second document":           {layers{file: "name: a\n---\nname: b\n"}, []string{"kvbus.yaml", "one YAML document"}},
+		"null for a key":              {layers{file: "name: a\n~: 3\n"}, []string{"kvbus.yaml", "line 2: a key must be the name of a setting, not null"}},
+		"null for a key, by its name": {layers{file: "null: x\n"}, []string{"kvbus.yaml", "line 1: a key"}},
+		"null for a key of a section": {layers{file: "store:\n  max_keys: 1\n  ~: 3\n"}, []string{"kvbus.yaml", "line 3: a key"}},
+		"empty key":                   {layers{file: "\"\": 3\n"}, []string{`"": no such setting`}},
+		"empty key of a section":      {layers{file: "store: {\"\": 3}\n"}, []string{`store."": no such setting`}},
 		"a list":                      {layers{file: "- a\n"}, []string{"kvbus.yaml"}},
 	} {
 		t.Run(name, func(t *testing.T) {

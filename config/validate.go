@@ -186,8 +186,19 @@ func urlsRule(urls URLs) string {
 		if !slices.Contains(serverSchemes, parsed.Scheme) {
 			return "must have nats, tls, ws or wss as scheme"
 		}
+		if port := parsed.Port(); port != "" && !isPort(port) {
+			return portsRule
+		}
 	}
 	return ""
+}
+
+const portsRule = "must have ports from 1 to 65535"
+
+// isPort reports whether one can connect to a port.
+func isPort(text string) bool {
+	port, err := strconv.ParseUint(text, 10, 16)
+	return err == nil && port > 0
 }
 
 // maxPrefixLength is that of a prefix on the bus, in bytes.

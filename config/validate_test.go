@@ -42,6 +42,9 @@ func TestValidate(t *testing.T) {
 		"server, cut, masked": {func(c *config.Config) { c.NATS.URL = "nats://u:hun,ter2@host" }, `nats.url (--nats-url) is "nats://u:***@host": must be servers`},
 		"server, bad, masked": {func(c *config.Config) { c.NATS.URL = "nats://me:hunter2@%zz" }, `nats.url (--nats-url) is "nats://me:***@%zz": must be servers`},
 		"server, comma in it": {func(c *config.Config) { c.NATS.URL = "nats://me:hunter2,hunter2@a" }, `is "nats://me:***@a": must be servers`},
+		"server, port 0":      {func(c *config.Config) { c.NATS.URL = "a,nats://b:0" }, `nats.url (--nats-url) is "a,nats://b:0": must have ports from 1 to 65535`},
+		"server, no port":     {func(c *config.Config) { c.NATS.URL = "tls://a:99999" }, "must have ports from 1 to 65535"},
+		"server, last port":   {func(c *config.Config) { c.NATS.URL = "a:1,b:65535,[::1]:4222,c:" }, ""},
 		"server, mask":        {func(c *config.Config) { c.NATS.URL = "nats://me:***@a" }, "has the mask"},
 
 		"url and context":     {func(c *config.Config) { external(c); c.NATS.Context = "prod" }, `nats.context (--nats-context) is "prod": can't be used together with nats.url`},

@@ -20,7 +20,8 @@ func TestWorkerWaitsForName(t *testing.T) {
 
 func TestWorkerDoesNotWaitForNoAddress(t *testing.T) {
 	t.Parallel()
-	w := startWorker(t, nil, "--nats-url", "nats://127.0.0.1:99999")
+	file := writeFile(t, "wrong.json", `{"url": "nats://127.0.0.1:99999"}`)
+	w := startWorker(t, nil, "--nats-context", file)
 	w.expectExit(t, 1)
-	expectParts(t, w.stderr.String(), "kvbus: ", "127.0.0.1:99999", "invalid port")
+	expectParts(t, w.stderr.String(), "kvbus: ", file, "99999", "invalid port")
 }
