@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"kvbus/config"
+	"kvbus/kv"
 )
 
 func TestLogFormat(t *testing.T) {
@@ -48,11 +49,16 @@ func TestLogLevel(t *testing.T) {
 
 func TestDurationsHaveTheirUnit(t *testing.T) {
 	t.Parallel()
-	for format, want := range map[string]string{"json": `"retry_in":"2s"`, "text": "retry_in=2s"} {
+	for format, want := range map[string][]string{
+		"json": {`"retry_in":"2s"`, `"max_request_age":"2m0s"`},
+		"text": {"retry_in=2s", "max_request_age=2m0s"},
+	} {
 		var out bytes.Buffer
-		newLogger(&out, config.Log{Level: "info", Format: format}, nil).Info("waiting", "retry_in", 2*time.Second)
-		if !strings.Contains(out.String(), want) {
-			t.Errorf("as %s a duration is logged as %s", format, out.String())
+		newLogger(&out, config.Log{Level: "info", Format: format}, nil).Info("waiting", "retry_in", 2*time.Second, "limits", kv.Limits{MaxRequestAge: 2 * time.Minute})
+		for _, part := range want {
+			if !strings.Contains(out.String(), part) {
+				t.Errorf("as %s there is no %s in %s", format, part, out.String())
+			}
 		}
 	}
 }

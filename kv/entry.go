@@ -2,6 +2,7 @@ package kv
 
 import (
 	"fmt"
+	"log/slog"
 	"time"
 	"unicode/utf8"
 )
@@ -108,6 +109,17 @@ type Limits struct {
 	// [DefaultRequestAge].
 	MaxRequestIDs int64         `json:"max_request_ids"`
 	MaxRequestAge time.Duration `json:"max_request_age"`
+}
+
+// LogValue implements [slog.LogValuer], so that a log has the age with its unit.
+func (l Limits) LogValue() slog.Value {
+	return slog.GroupValue(
+		slog.Int64("max_keys", l.MaxKeys),
+		slog.Int64("max_value_size", l.MaxValueSize),
+		slog.Int64("max_bytes", l.MaxBytes),
+		slog.Int64("max_request_ids", l.MaxRequestIDs),
+		slog.Duration("max_request_age", l.MaxRequestAge),
+	)
 }
 
 // The window in which a command with a request id can be repeated, where the
