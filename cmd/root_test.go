@@ -120,6 +120,15 @@ Run 'kvbus config --help' for all settings.
 }
 
 func TestExecuteReadsTheEnvironmentOfTheProcess(t *testing.T) {
+	for _, pair := range os.Environ() {
+		// What tells the tests of kvbus how to run is no setting.
+		if name, value, _ := strings.Cut(pair, "="); strings.HasPrefix(name, config.EnvPrefix) {
+			t.Setenv(name, value) // and back at the end
+			if err := os.Unsetenv(name); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
 	t.Setenv("KVBUS_NAME", "from-environment")
 	var stdout, stderr bytes.Buffer
 	status := Execute(t.Context(), []string{"config"}, strings.NewReader(""), &stdout, &stderr)
