@@ -74,12 +74,13 @@ func watchDisk(ctx context.Context, check func() error, ended func(error)) {
 	}
 }
 
-// hasJetStream fails when the server's JetStream has ended.
+// hasJetStream fails when the server's JetStream has ended, or its directory is gone,
+// which no start mends.
 func (w *worker) hasJetStream() error {
-	if w.server.JetStreamEnabled() {
-		return nil
+	if !w.server.JetStreamEnabled() {
+		return fmt.Errorf("%w: JetStream has ended", errDisk)
 	}
-	return fmt.Errorf("%w: JetStream has ended", errDisk)
+	return w.server.CheckStore()
 }
 
 // isAnswered fails when the server says nothing to what is to be stored, and could be

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"kvbus/config"
 	"kvbus/kv/replicated"
@@ -50,5 +51,24 @@ func TestLongestPatience(t *testing.T) {
 	w, _, _ := startWorkerBy(t, cfg)
 	if err := w.isAnswered(w.store.(*replicated.Store)); err != nil {
 		t.Errorf("the worker ends with %v", err)
+	}
+}
+
+// A worker does not go on without the directory that its data is in.
+func TestDataDirectoryIsRemoved(t *testing.T) {
+	t.Parallel()
+	cfg := durableConfig(t)
+	cfg.Store.DataDir = filepath.Join(cfg.Store.DataDir, "data")
+	_, _, ended := startWorkerBy(t, cfg)
+	if err := os.Rename(cfg.Store.DataDir, cfg.Store.DataDir+".old"); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-ended:
+		if err == nil || isOfDisk(err) || !strings.Contains(err.Error(), cfg.Store.DataDir) {
+			t.Errorf("the worker ends with %v", err)
+		}
+	case <-time.After(patience):
+		t.Error("the worker goes on")
 	}
 }

@@ -253,8 +253,8 @@ func (w *worker) openStore(ctx context.Context) (kv.Store, error) {
 		Logger:            w.logger,
 	})
 	if err != nil {
-		if cause := context.Cause(opening); errors.Is(cause, errDisk) {
-			err = cause
+		if cause := context.Cause(opening); cause != nil && ctx.Err() == nil {
+			err = cause // of who watches the disk
 		}
 		if errors.Is(err, replicated.ErrNoStore) {
 			err = fmt.Errorf("%w; its directory is %s", err, w.server.StoreDir())

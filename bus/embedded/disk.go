@@ -3,6 +3,7 @@ package embedded
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 )
@@ -25,6 +26,20 @@ func (s *Server) CheckDisk() error {
 	}
 	if err = errors.Join(err, file.Close(), os.Remove(file.Name())); err != nil {
 		return fmt.Errorf("embedded: %w", err)
+	}
+	return nil
+}
+
+// CheckStore fails when the store directory is no longer there, or is another one. The
+// server may not notice: it goes on to write to files that nobody will find.
+func (s *Server) CheckStore() error {
+	if s.store.lock == nil {
+		return nil
+	}
+	path := s.store.lock.Path()
+	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && !os.SameFile(info, s.store.locked) {
+		return fmt.Errorf("embedded: the store directory was removed or replaced: %s is not the one that is locked", path)
 	}
 	return nil
 }

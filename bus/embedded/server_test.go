@@ -422,3 +422,28 @@ func TestCheckDisk(t *testing.T) {
 		t.Errorf("a disk that can't be written to is checked with %v", err)
 	}
 }
+
+func TestCheckStore(t *testing.T) {
+	if err := start(t, embedded.Options{}).CheckStore(); err != nil {
+		t.Errorf("without a directory: %v", err)
+	}
+	dir := filepath.Join(t.TempDir(), "data")
+	opts := embedded.Options{JetStream: true, StoreDir: dir}
+	s := start(t, opts)
+	if err := s.CheckStore(); err != nil {
+		t.Error(err)
+	}
+	if err := os.Rename(dir, dir+".old"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.CheckStore(); err == nil || !strings.Contains(err.Error(), dir) {
+		t.Errorf("a directory that is gone is checked with %v", err)
+	}
+	other := start(t, opts)
+	if err := s.CheckStore(); err == nil {
+		t.Error("another's directory is taken for its own")
+	}
+	if err := other.CheckStore(); err != nil {
+		t.Error(err)
+	}
+}

@@ -39,6 +39,7 @@ const (
 type store struct {
 	dir     string
 	lock    *flock.Flock
+	locked  fs.FileInfo    // of the lock's file
 	streams []storedStream // until they are known to be recovered
 }
 
@@ -58,8 +59,14 @@ func openStore(so *server.Options, logger *slog.Logger) (_ *store, err error) {
 	if s.dir == "" {
 		return s, nil
 	}
-	if s.lock, err = lockStore(s.dir); err != nil || !so.JetStream {
-		return s, err
+	if s.lock, err = lockStore(s.dir); err != nil {
+		return nil, err
+	}
+	if s.locked, err = s.lock.Stat(); err != nil {
+		return nil, errors.Join(fmt.Errorf("embedded: store directory: %w", err), s.lock.Close())
+	}
+	if !so.JetStream {
+		return s, nil
 	}
 	if err = s.restore(); err == nil {
 		err = s.survey()
