@@ -2,10 +2,16 @@ package cmd
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net"
+	"strings"
 	"testing"
 
+	"github.com/nats-io/nats-server/v2/server"
+
+	"kvbus/bus"
+	"kvbus/bus/bustest"
 	"kvbus/config"
 )
 
@@ -45,5 +51,32 @@ func TestServerByFile(t *testing.T) {
 				t.Errorf("it listens on %v, %v; want %s", w.server.Addr(), err, test.host)
 			}
 		})
+	}
+}
+
+// A server whose messages have no room for a value is told of, and one that has some is
+// served.
+func TestLeastMaxPayload(t *testing.T) {
+	t.Parallel()
+	configured := func(maxPayload int) config.Config {
+		cfg := config.Default()
+		cfg.NATS.Config = writeFile(t, fmt.Sprintf("listen: \"127.0.0.1:-1\", max_payload: %d", maxPayload))
+		return cfg
+	}
+	external := config.Default()
+	external.NATS.URL = config.URLs(bustest.StartServer(t, server.Options{MaxPayload: 100}).ClientURL())
+	for _, cfg := range []config.Config{configured(100), configured(1000), configured(4096), external} {
+		err := run(t.Context(), cfg, slog.New(slog.DiscardHandler))
+		if err == nil || !strings.Contains(err.Error(), "max_payload") || !strings.Contains(err.Error(), "at least 4097") {
+			t.Errorf("the worker ends with %v", err)
+		}
+	}
+	w, _, _ := startWorkerBy(t, configured(4097))
+	reply, err := w.requests.Request("kv.set.color", []byte("b"), patience)
+	if err == nil {
+		err = bus.DecodeError(reply.Header)
+	}
+	if err != nil {
+		t.Errorf("a value of one byte: %v", err)
 	}
 }

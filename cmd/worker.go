@@ -95,6 +95,9 @@ func (w *worker) start(ctx context.Context) (err error) {
 		if w.server, err = w.startServer(ctx); err != nil {
 			return err
 		}
+		if err := checkPayload(int64(w.server.MaxPayload())); err != nil {
+			return err
+		}
 	}
 	w.connector = connector{settings: w.cfg.NATS, name: "kvbus " + w.name(), server: w.server, logger: w.logger}
 	if w.cfg.Cluster.Enabled() && !w.keepsRequests() {
@@ -121,6 +124,9 @@ func (w *worker) start(ctx context.Context) (err error) {
 		w.fail(fmt.Errorf("the connection to NATS has ended: %w", cmp.Or(nc.LastError(), nats.ErrConnectionClosed)))
 	}))
 	if err != nil {
+		return err
+	}
+	if err := checkPayload(w.requests.MaxPayload()); err != nil {
 		return err
 	}
 
@@ -184,6 +190,14 @@ func (w *worker) startServer(ctx context.Context) (*embedded.Server, error) {
 		}
 	}
 	return embedded.Start(ctx, options)
+}
+
+// checkPayload fails where the server's largest message has no room for any value.
+func checkPayload(maxPayload int64) error {
+	if least := int64(service.MaxPayload(0)) + 1; maxPayload < least {
+		return fmt.Errorf("max_payload of the NATS server is %d bytes: must be at least %d, so that a value of one byte gets through", maxPayload, least)
+	}
+	return nil
 }
 
 // name returns what this worker is called, for people: as the operator says, or
