@@ -20,7 +20,7 @@ const helpWidth = 80
 func usage(command *cobra.Command) error {
 	var b strings.Builder
 	b.WriteString("Usage:\n")
-	if command.Runnable() {
+	if command.Runnable() && command.HasParent() { // the root prints its help
 		fmt.Fprintf(&b, "  %s\n", command.UseLine())
 	}
 	if command.HasAvailableSubCommands() {

@@ -52,10 +52,16 @@ type app struct {
 
 func (a *app) execute(ctx context.Context, args []string) int {
 	root := a.rootCommand()
+	printed := &printer{to: a.stdout}
+	root.SetOut(printed)
+	addBuiltin(root)
 	// Cobra takes the arguments of the process where it is given nil.
 	root.SetArgs(append([]string{}, args...))
 
 	command, err := root.ExecuteContextC(ctx)
+	if err == nil && printed.err != nil {
+		err = &runError{printed.err}
+	}
 	if err == nil {
 		return exitOK
 	}
@@ -91,13 +97,31 @@ command line is wrong.`,
 		SilenceUsage:  true,
 	}
 	root.SetIn(a.stdin)
-	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
 	root.SetVersionTemplate(readBuild().String() + "\n")
 	root.SetUsageFunc(usage)
+	root.RunE = func(_ *cobra.Command, args []string) error {
+		if len(args) > 0 { // an empty one, or one after --, which cobra takes for none
+			return fmt.Errorf("unknown command %q for %q", args[0], root.CommandPath())
+		}
+		return root.Help()
+	}
 	root.AddCommand(a.serveCommand(), a.watchCommand(), a.configCommand(), a.versionCommand())
-	addBuiltin(root)
 	return root
+}
+
+// A printer prints what cobra has to say, and remembers the first error: cobra drops
+// some, and takes others for errors of the command line.
+type printer struct {
+	to  io.Writer
+	err error
+}
+
+func (p *printer) Write(text []byte) (int, error) {
+	if p.err == nil {
+		_, p.err = p.to.Write(text)
+	}
+	return len(text), nil
 }
 
 // runError marks what went wrong in a command, once its command line was

@@ -59,6 +59,8 @@ func TestExitStatus(t *testing.T) {
 		"config reference": {nil, []string{"config", "--reference"}, 0, ""},
 
 		"unknown command":        {nil, []string{"sevre"}, 2, "kvbus: unknown command \"sevre\""},
+		"empty command":          {nil, []string{""}, 2, "kvbus: unknown command \"\" for \"kvbus\"\nRun 'kvbus --help' for usage.\n"},
+		"command after a dash":   {nil, []string{"--", "bogus"}, 2, "kvbus: unknown command \"bogus\""},
 		"unknown flag":           {nil, []string{"serve", "--colour"}, 2, "kvbus: unknown flag: --colour\nRun 'kvbus serve --help' for usage.\n"},
 		"unknown short flag":     {nil, []string{"-x"}, 2, "kvbus: unknown shorthand flag"},
 		"flag without its value": {nil, []string{"serve", "--prefix"}, 2, "flag needs an argument: --prefix"},
@@ -77,6 +79,7 @@ func TestExitStatus(t *testing.T) {
 		"setting of workers":     {nil, []string{"watch", "--data-dir", "x"}, 2, "unknown flag: --data-dir"},
 		"unknown help topic":     {nil, []string{"help", "sevre"}, 2, "kvbus: unknown command \"sevre\""},
 		"help topic too many":    {nil, []string{"help", "serve", "now"}, 2, "unknown help topic"},
+		"empty help topic":       {nil, []string{"help", ""}, 2, "unknown help topic"},
 		"unknown shell":          {nil, []string{"completion", "dos"}, 2, "dos"},
 
 		"bad file":             {nil, []string{"serve", "--config", badFile}, 1, "kvbus: store.max_keys (--max-keys) is -1"},
@@ -103,6 +106,28 @@ func TestExitStatus(t *testing.T) {
 				t.Errorf("stdout %q, stderr %q; want one error, on stderr alone", got.stdout, got.stderr)
 			}
 		})
+	}
+}
+
+// What can't be printed is an error that is told once, whoever prints.
+func TestNoRoomForTheOutput(t *testing.T) {
+	t.Parallel()
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Skip(err)
+	}
+	defer full.Close()
+	for _, args := range [][]string{
+		nil, {"--help"}, {"help"}, {"help", "serve"}, {"serve", "--help"}, {"completion"}, {"completion", "bash"}, {"completion", "fish"},
+		{"--version"}, {"version"}, {"version", "--json"}, {"config"}, {"config", "--check"}, {"config", "--reference"}, {"__complete", ""},
+	} {
+		var stderr bytes.Buffer
+		a := app{stdin: strings.NewReader(""), stdout: full, stderr: &stderr}
+		status := a.execute(t.Context(), args)
+		text := stderr.String()
+		if status != 1 || strings.Count(text, "no space left on device") != 1 || !strings.HasPrefix(text, "kvbus: ") && args[0] != "__complete" {
+			t.Errorf("kvbus %q: exit status %d and %q", args, status, text)
+		}
 	}
 }
 
