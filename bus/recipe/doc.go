@@ -14,15 +14,15 @@
 // no requests.
 //
 // What a lock promises is that no two hold it at the same time, as long as the
-// clocks of the holder and of the store differ in speed by less than that. It does not promise that only its
-// holder acts. A process may be stopped, by the scheduler, a garbage collection or
-// a suspended machine, between its look at the lock and the write that the lock
-// is to protect; when it goes on the lock may be another's, and neither a lock
-// nor a shorter TTL can hinder the write. What can is the thing that is written
-// to: hand it [Lock.Token] with each write, and have it refuse a token that is
-// lower than one that it has seen. For keys of the same store a write at an
-// expected revision does as much. Where the lock only saves double work, no token
-// is needed.
+// clocks of the holder and of the store differ in speed by less than a hundredth.
+// It does not promise that only its holder acts. A process may be stopped, by the
+// scheduler, a garbage collection or a suspended machine, between its look at the
+// lock and the write that the lock is to protect; when it goes on the lock may be
+// another's, and neither a lock nor a shorter TTL can hinder the write. What can is
+// the thing that is written to: hand it [Lock.Token] with each write, and have it
+// refuse a token that is lower than one that it has seen. For keys of the same
+// store a write at an expected revision does as much. Where the lock only saves
+// double work, no token is needed.
 //
 // The lock is as durable as the store. One in memory forgets the lock when its
 // worker restarts, and its revisions, and so the tokens, begin anew; after a loss
