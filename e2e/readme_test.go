@@ -93,7 +93,10 @@ func accessControl(t *testing.T, c terminal) {
 	expectParts(t, viewer("kv.keys", ""), "app.color")
 	startWatch(t, c.url, "--user", "viewer", "--password", "v-secret", "--inbox-prefix", "_INBOX.viewer", "--state").
 		await(t, "STATE app.color=blue", "READY")
+	startWatch(t, c.url, "--user", "app", "--password", "a-secret", "--inbox-prefix", "_INBOX.app", "--state", "app.>").
+		await(t, "STATE app.color=blue", "READY")
 	expectParts(t, viewer("kv.info", ""), `"revision":1`)
+	expectParts(t, app("kv.info", ""), `"revision":1`) // which a watch asks at its first heartbeat
 	for name, answer := range map[string]string{
 		"app sets a key of another": app("kv.set.other.color", "red", soon),
 		"app forges an event":       app("kv.events.app.color", "red", soon),
