@@ -74,7 +74,8 @@ func TestExitStatus(t *testing.T) {
 		"filter that is none":    {nil, []string{"watch", "a..b"}, 2, "write it as =\nRun 'kvbus watch --help' for usage.\n"},
 		"two filters":            {nil, []string{"watch", "a", "b"}, 2, "one filter at most, not 2"},
 		"two starts":             {nil, []string{"watch", "--state", "--from-revision", "1"}, 2, "from-revision state"},
-		"revision that is none":  {nil, []string{"watch", "--from-revision", "-1"}, 2, "--from-revision"},
+		"revision that is none":  {nil, []string{"watch", "--from-revision", "-1"}, 2, "kvbus: invalid argument \"-1\" for \"--from-revision\" flag: must be a whole number, 0 or more\n"},
+		"revision, too large":    {nil, []string{"watch", "--from-revision", "18446744073709551616"}, 2, "must be at most 18446744073709551615"},
 		"server twice":           {nil, []string{"watch", "--server", "a", "--nats-context", "b"}, 2, "two ways to name a server"},
 		"setting of workers":     {nil, []string{"watch", "--data-dir", "x"}, 2, "unknown flag: --data-dir"},
 		"unknown help topic":     {nil, []string{"help", "sevre"}, 2, "kvbus: unknown command \"sevre\""},
@@ -88,6 +89,7 @@ func TestExitStatus(t *testing.T) {
 		"missing file":         {nil, []string{"serve", "--config", "missing.yaml"}, 1, "kvbus: config file missing.yaml: "},
 		"bad variable":         {[]string{"KVBUS_LOG_LEVEL=debug"}, []string{"serve"}, 1, "did you mean KVBUS_LOG__LEVEL?"},
 		"hint at the settings": {[]string{"KVBUS_COLOR=blue"}, []string{"serve"}, 1, "Run 'kvbus config --help' for all settings.\n"},
+		"no flag of clients":   {[]string{"KVBUS_NATS__LISTEN=x"}, []string{"watch"}, 1, `kvbus: nats.listen is "x": must be host:port; set by`},
 		"covered bad variable": {[]string{"KVBUS_STORE__MAX_KEYS=-1"}, []string{"config", "--max-keys", "1"}, 0, ""},
 	} {
 		t.Run(name, func(t *testing.T) {

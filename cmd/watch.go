@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"os/signal"
+	"strconv"
 	"syscall"
 
 	"github.com/nats-io/nats.go"
@@ -18,7 +20,7 @@ import (
 
 func (a *app) watchCommand() *cobra.Command {
 	var opts bus.FollowOptions
-	var from uint64
+	var from revision
 	command := &cobra.Command{
 		Use:   "watch [filter]",
 		Short: "Print every change of keys as a line of JSON, and miss none",
@@ -77,7 +79,7 @@ It waits for a server that is not there yet.`,
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: runE(func(command *cobra.Command) error {
 			if command.Flags().Changed("from-revision") {
-				opts.Start = kv.After(from)
+				opts.Start = kv.After(uint64(from))
 			}
 			cfg, err := a.loadClientConfig(command)
 			if err != nil {
@@ -87,11 +89,30 @@ It waits for a server that is not there yet.`,
 		}),
 	}
 	flags := command.Flags()
-	flags.Uint64Var(&from, "from-revision", 0, "start with the first change after this `revision`; 0: the very first")
+	flags.Var(&from, "from-revision", "start with the first change after this `revision`; 0: the very first")
 	flags.BoolVar(&opts.State, "state", false, "print the keys that are there first")
 	addClientSettings(command)
 	command.MarkFlagsMutuallyExclusive("from-revision", "state")
 	return command
+}
+
+// revision is the value of a flag. The errors of one that pflag has show functions.
+type revision uint64
+
+func (r *revision) String() string { return strconv.FormatUint(uint64(*r), 10) }
+
+func (r *revision) Type() string { return "revision" }
+
+func (r *revision) Set(text string) error {
+	n, err := strconv.ParseUint(text, 10, 64)
+	if errors.Is(err, strconv.ErrRange) {
+		return fmt.Errorf("must be at most %d", uint64(math.MaxUint64))
+	}
+	if err != nil {
+		return errors.New("must be a whole number, 0 or more")
+	}
+	*r = revision(n)
+	return nil
 }
 
 // watch prints what happens until ctx ends, or nobody reads it any more.

@@ -40,8 +40,19 @@ type Sources struct {
 
 // Load returns the validated configuration of all layers. The error has every
 // [Problem] found: first what can't be read as settings at all, and once there
-// is nothing of that kind, what [Config.Validate] reports.
+// is nothing of that kind, what [Config.Validate] reports. It names flags that are
+// in Flags only.
 func Load(from Sources) (Config, error) {
+	cfg, err := load(from)
+	for _, p := range Problems(err) {
+		if from.Flags != nil && from.Flags.Lookup(p.Flag) == nil {
+			p.Flag = ""
+		}
+	}
+	return cfg, err
+}
+
+func load(from Sources) (Config, error) {
 	l := loader{
 		koanf:    koanf.New("."),
 		settings: Settings(),
