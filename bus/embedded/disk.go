@@ -3,7 +3,6 @@ package embedded
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 )
@@ -33,13 +32,8 @@ func (s *Server) CheckDisk() error {
 // CheckStore fails when the store directory is no longer there, or is another one. The
 // server may not notice: it goes on to write to files that nobody will find.
 func (s *Server) CheckStore() error {
-	if s.store.lock == nil {
-		return nil
-	}
-	path := s.store.lock.Path()
-	info, err := os.Stat(path)
-	if errors.Is(err, fs.ErrNotExist) || err == nil && !os.SameFile(info, s.store.locked) {
-		return fmt.Errorf("embedded: the store directory was removed or replaced: %s is not the one that is locked", path)
+	if s.store.lock != nil && s.store.isReplaced() {
+		return fmt.Errorf("embedded: the store directory was removed or replaced: %s is not the one that is locked", s.store.lock.Path())
 	}
 	return nil
 }

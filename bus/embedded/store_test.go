@@ -210,6 +210,10 @@ func TestStoreOfASingleNodeInACluster(t *testing.T) {
 func TestStreamLeftByAStart(t *testing.T) {
 	t.Parallel()
 	opts, dir := stored(t, embedded.Options{})
+	stray := filepath.Join(opts.StoreDir, "jetstream", "_test_1") // as of a kill, too
+	if err := os.WriteFile(stray, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	kept := filepath.Join(opts.StoreDir, "kvbus.kept", "$G")
 	if err := os.MkdirAll(kept, 0o700); err != nil {
 		t.Fatal(err)
@@ -243,5 +247,33 @@ func TestDamagedDescriptionIsNoError(t *testing.T) {
 			t.Fatal(err)
 		}
 		publish(t, js, 3)
+		shutdown(t, s)
+		requireNothingKept(t, opts)
 	}
+}
+
+// That fails where the log can't be read either, and removes nothing for good.
+func TestDamagedDescriptionOfAStreamThatCanNotBeRead(t *testing.T) {
+	t.Parallel()
+	opts, dir := stored(t, embedded.Options{})
+	bad := filepath.Join(dir, "msgs", "2.blk")
+	err := os.WriteFile(filepath.Join(dir, "meta.sum"), []byte("x"), 0o600)
+	if err == nil {
+		err = os.Mkdir(bad, 0o700)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := files(t, dir)
+	s := start(t, opts)
+	js, err := jetstream.New(inProcess(t, s))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "LOG", Subjects: []string{"log"}}); err == nil {
+		t.Error("a stream that can't be read is made anew")
+	}
+	shutdown(t, s)
+	requireFiles(t, dir, before)
+	requireNothingKept(t, opts)
 }
