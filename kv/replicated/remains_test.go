@@ -40,13 +40,13 @@ func TestRemainsOfSnapshots(t *testing.T) {
 		}
 		return info.State.Subjects
 	}
-	if err := store.removeRemains(ctx, time.Hour); err != nil || subjects()["$O.KVBUS_kv.C.orphan"] != 1 {
+	if err := store.snapshots.removeRemains(ctx, time.Hour); err != nil || subjects()["$O.KVBUS_kv.C.orphan"] != 1 {
 		t.Errorf("new parts are removed: %v, %v", subjects(), err)
 	}
-	if err := store.removeRemains(ctx, 0); err != nil || subjects()["$O.KVBUS_kv.C.orphan"] != 0 || len(subjects()) != 1 {
+	if err := store.snapshots.removeRemains(ctx, 0); err != nil || subjects()["$O.KVBUS_kv.C.orphan"] != 0 || len(subjects()) != 1 {
 		t.Errorf("after the removal there is %v, %v; want the parts of one snapshot", subjects(), err)
 	}
-	if stored, err := store.list(ctx); err != nil || len(stored) != 1 || store.verify(ctx, stored[0]) != nil {
+	if stored, err := store.snapshots.list(ctx); err != nil || len(stored) != 1 || store.verify(ctx, stored[0]) != nil {
 		t.Errorf("the snapshot is not whole any more: %v, %v", stored, err)
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -90,19 +89,17 @@ func (s *Store) isSnapshotDue() bool {
 // removeOld removes snapshots and log records that nobody needs any more: those
 // before the last snapshots of which all events are published.
 func (s *Store) removeOld(ctx context.Context) error {
-	if err := s.removeRemains(ctx, snapshotTimeout); err != nil {
+	if err := s.snapshots.removeRemains(ctx, snapshotTimeout); err != nil {
 		return err
 	}
 	usable, err := s.usable(ctx)
 	if err != nil || len(usable) < snapshotsKept {
 		return err
 	}
-	for _, snapshot := range usable[snapshotsKept:] {
-		if err := s.snapshots.Delete(ctx, snapshot.name); err != nil && !errors.Is(err, jetstream.ErrObjectNotFound) {
-			return fmt.Errorf("remove the snapshot %s: %w", snapshot.name, err)
-		}
-	}
 	oldest := usable[snapshotsKept-1].sequence
+	if err := s.snapshots.removeBefore(ctx, oldest); err != nil {
+		return err
+	}
 	if oldest <= s.opts.LogTail {
 		return nil
 	}
@@ -116,7 +113,7 @@ func (s *Store) makeRoom(ctx context.Context) error {
 	defer s.snapshotting.Unlock()
 	err := s.storeSnapshot(ctx)
 	if err != nil {
-		err = errors.Join(err, s.removeRemains(ctx, snapshotTimeout))
+		err = errors.Join(err, s.snapshots.removeRemains(ctx, snapshotTimeout))
 	}
 	return errors.Join(err, s.purgeToNewest(ctx), s.markEnd(ctx))
 }
@@ -166,7 +163,7 @@ func (s *Store) purgeToNewest(ctx context.Context) error {
 	return errors.New("the log is full, and has nothing that is not needed: store.log_max_bytes or the disk is too small, or the events are not published")
 }
 
-// usable returns the snapshots of which all events are published, the newest
+// usable returns the whole snapshots of which all events are published, the newest
 // first.
 func (s *Store) usable(ctx context.Context) ([]storedSnapshot, error) {
 	published, err := s.published(ctx)
@@ -176,7 +173,7 @@ func (s *Store) usable(ctx context.Context) ([]storedSnapshot, error) {
 	if err != nil {
 		return nil, err
 	}
-	stored, err := s.list(ctx)
+	stored, err := s.snapshots.whole(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -187,7 +184,7 @@ func (s *Store) usable(ctx context.Context) ([]storedSnapshot, error) {
 func (s *Store) verify(ctx context.Context, snapshot storedSnapshot) error {
 	ctx, cancel := context.WithTimeout(ctx, snapshotTimeout)
 	defer cancel()
-	object, err := s.snapshots.Get(ctx, snapshot.name)
+	object, err := s.snapshots.open(ctx, snapshot)
 	if err != nil {
 		return err
 	}
@@ -215,46 +212,6 @@ func (s *Store) purge(ctx context.Context, before uint64) error {
 	}
 	if err != nil {
 		return fmt.Errorf("remove the log before %d: %w", before, err)
-	}
-	return nil
-}
-
-// removeRemains removes the parts of snapshots whose workers ended while they
-// stored them: those that belong to no snapshot, and are older than it takes to
-// store one.
-func (s *Store) removeRemains(ctx context.Context, age time.Duration) error {
-	ctx, cancel := context.WithTimeout(ctx, 5*apiTimeout)
-	defer cancel()
-	infos, err := s.snapshots.List(ctx)
-	if err != nil && !errors.Is(err, jetstream.ErrNoObjectsFound) {
-		return fmt.Errorf("list the snapshots: %w", err)
-	}
-	bucket := streamName(s.opts.Prefix)
-	parts := "$O." + bucket + ".C."
-	stream, err := s.js.Stream(ctx, snapshotsStream(s.opts.Prefix))
-	if err != nil {
-		return fmt.Errorf("look for remains of snapshots: %w", err)
-	}
-	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(parts+">"))
-	if err != nil {
-		return fmt.Errorf("look for remains of snapshots: %w", err)
-	}
-	for subject := range info.State.Subjects {
-		id := strings.TrimPrefix(subject, parts)
-		if slices.ContainsFunc(infos, func(info *jetstream.ObjectInfo) bool { return info.NUID == id }) {
-			continue
-		}
-		last, err := stream.GetLastMsgForSubject(ctx, subject)
-		if errors.Is(err, jetstream.ErrMsgNotFound) || err == nil && time.Since(last.Time) < age {
-			continue
-		}
-		if err == nil {
-			err = stream.Purge(ctx, jetstream.WithPurgeSubject(subject))
-		}
-		if err != nil {
-			return fmt.Errorf("remove remains of a snapshot: %w", err)
-		}
-		s.logger.Info("remains of a snapshot removed", "subject", subject)
 	}
 	return nil
 }

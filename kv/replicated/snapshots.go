@@ -8,80 +8,15 @@ import (
 	"io"
 	"math"
 	"slices"
-	"strconv"
-	"strings"
-	"sync"
 	"time"
-
-	"github.com/nats-io/nats.go/jetstream"
 
 	"kvbus/kv"
 	"kvbus/kv/machine"
 )
 
-const (
-	// snapshotsKept is the number of snapshots that are kept, with the log after
-	// the oldest of them: one that is damaged leaves the one before it.
-	snapshotsKept = 2
-	// snapshotTimeout bounds the writing and the reading of one snapshot.
-	snapshotTimeout = 5 * time.Minute
-	// snapshotPrefix is what their names begin with; the rest is the sequence.
-	snapshotPrefix = "snapshot-"
-)
-
-// A storedSnapshot is one in the object store.
-type storedSnapshot struct {
-	name     string
-	sequence uint64
-}
-
-// openSnapshots returns the object store of the snapshots, on as many servers as
-// the log.
-func (s *Store) openSnapshots(ctx context.Context) (jetstream.ObjectStore, error) {
-	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
-	defer cancel()
-	maxBytes := s.opts.MaxSnapshotsBytes
-	if maxBytes == 0 {
-		maxBytes = -1
-	}
-	replicas := s.Replicas()
-	stream, err := s.js.Stream(ctx, snapshotsStream(s.opts.Prefix))
-	if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
-		return nil, err
-	}
-	if err == nil && stream.CachedInfo().Config.Replicas == replicas && stream.CachedInfo().Config.MaxBytes == maxBytes {
-		// An update that changes nothing may be refused all the same, where
-		// the server has less room by now than it has promised.
-		return s.js.ObjectStore(ctx, streamName(s.opts.Prefix))
-	}
-	return s.js.CreateOrUpdateObjectStore(ctx, jetstream.ObjectStoreConfig{
-		Bucket:      streamName(s.opts.Prefix),
-		Description: "The snapshots of kvbus at " + s.opts.Prefix,
-		Storage:     jetstream.FileStorage,
-		Replicas:    replicas,
-		MaxBytes:    maxBytes,
-	})
-}
-
-// list returns the stored snapshots, the newest first.
-func (s *Store) list(ctx context.Context) ([]storedSnapshot, error) {
-	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
-	defer cancel()
-	infos, err := s.snapshots.List(ctx)
-	if err != nil && !errors.Is(err, jetstream.ErrNoObjectsFound) {
-		return nil, fmt.Errorf("list the snapshots: %w", err)
-	}
-	var stored []storedSnapshot
-	for _, info := range infos {
-		digits, ours := strings.CutPrefix(info.Name, snapshotPrefix)
-		sequence, err := strconv.ParseUint(digits, 10, 64)
-		if ours && err == nil {
-			stored = append(stored, storedSnapshot{info.Name, sequence})
-		}
-	}
-	slices.SortFunc(stored, func(a, b storedSnapshot) int { return cmp.Compare(b.sequence, a.sequence) })
-	return stored, nil
-}
+// snapshotsKept is the number of snapshots that are kept, with the log after the
+// oldest of them: one that is damaged leaves the one before it.
+const snapshotsKept = 2
 
 // load makes the machine that the newest usable snapshot holds the present one,
 // or an empty one where the log still has its beginning. A snapshot is usable
@@ -134,7 +69,7 @@ func (s *Store) restore(ctx context.Context, upTo uint64, opts machine.Options) 
 	if err != nil {
 		return snapshotHeader{}, nil, fmt.Errorf("load: %w", err)
 	}
-	stored, err := s.list(ctx)
+	stored, err := s.snapshots.list(ctx)
 	if err != nil {
 		return snapshotHeader{}, nil, err
 	}
@@ -213,7 +148,7 @@ func (s *Store) adopt(header snapshotHeader, m *machine.Machine) {
 func (s *Store) read(ctx context.Context, snapshot storedSnapshot, opts machine.Options) (snapshotHeader, *machine.Machine, error) {
 	ctx, cancel := context.WithTimeout(ctx, snapshotTimeout)
 	defer cancel()
-	object, err := s.snapshots.Get(ctx, snapshot.name)
+	object, err := s.snapshots.open(ctx, snapshot)
 	if err != nil {
 		return snapshotHeader{}, nil, err
 	}
@@ -247,9 +182,7 @@ func (s *Store) Snapshot(ctx context.Context) error {
 // one that this worker knew of, or the events up to the last one are not published:
 // then neither could be used.
 func (s *Store) storeSnapshot(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, snapshotTimeout)
-	defer cancel()
-	stored, err := s.list(ctx)
+	stored, err := s.snapshots.whole(ctx)
 	if err != nil {
 		return err
 	}
@@ -284,17 +217,11 @@ func (s *Store) storeSnapshot(ctx context.Context) error {
 	}
 	defer view.Close()
 	header.Requests = slices.Collect(view.Requests())
-	reader, writer := io.Pipe()
-	var writing sync.WaitGroup
-	writing.Go(func() { writer.CloseWithError(writeSnapshot(writer, header, view.All())) })
-	info, err := s.snapshots.Put(ctx, jetstream.ObjectMeta{Name: fmt.Sprintf("%s%020d", snapshotPrefix, header.Sequence)}, reader)
-	// The writer ends even if nobody has read all.
-	_ = reader.Close() // never fails
-	writing.Wait()     // it reads the view
+	size, err := s.snapshots.put(ctx, header.Sequence, func(w io.Writer) error { return writeSnapshot(w, header, view.All()) })
 	if err != nil {
 		return fmt.Errorf("store the snapshot: %w", err)
 	}
-	s.logger.Info("snapshot stored", "sequence", header.Sequence, "revision", header.Revision, "keys", header.Keys, "bytes", info.Size, "took", time.Since(start))
+	s.logger.Info("snapshot stored", "sequence", header.Sequence, "revision", header.Revision, "keys", header.Keys, "bytes", size, "took", time.Since(start))
 	_, err = s.shared.Update(func(*machine.Machine) {
 		if s.due.sequence == before.sequence { // and no other one was loaded meanwhile
 			s.due = snapshotDue{sequence: header.Sequence, bytes: s.due.bytes - before.bytes, since: start}

@@ -94,7 +94,7 @@ type Store struct {
 	neighbours *nats.Subscription
 	replicas   atomic.Int64 // of the log, when this worker looked last
 
-	snapshots    jetstream.ObjectStore
+	snapshots    *snapshotStore
 	snapshotting sync.Mutex    // held by who takes a snapshot
 	ends         uint64        // how many marks were appended to a full log; under snapshotting
 	full         chan struct{} // the log takes no more records

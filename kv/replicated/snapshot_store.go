@@ -1,0 +1,321 @@
+package replicated
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"log/slog"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
+)
+
+const (
+	// snapshotTimeout bounds the writing and the reading of one snapshot. Parts that
+	// are older, and belong to nothing that is listed, are left over.
+	snapshotTimeout = 5 * time.Minute
+	// snapshotPrefix is what their names begin with; the rest is the sequence.
+	snapshotPrefix = "snapshot-"
+	// partSize is the size of the parts in which a snapshot is stored, where the
+	// server takes messages of that size.
+	partSize = 256 << 10
+)
+
+// A snapshotStore has the snapshots of one log in a JetStream object store, where
+// `nats object` shows them. An object is its parts, each a message on the subject of
+// the object's id, and an entry on the subject of its name, which lists it.
+//
+// The entry is stored when all the parts are, for which nats.go would not wait, and
+// the answer to each of them has its own time: the leader of the stream may be gone.
+type snapshotStore struct {
+	js      jetstream.JetStream
+	objects jetstream.ObjectStore
+	stream  jetstream.Stream // that the objects are in
+	bucket  string
+	logger  *slog.Logger
+}
+
+// A storedSnapshot is one that is listed.
+type storedSnapshot struct {
+	name     string
+	sequence uint64
+	id       string
+	parts    uint64 // that it should have
+	found    uint64 // that it has
+}
+
+// whole reports whether the snapshot has all its parts. Only then it counts as one.
+// One that is not was damaged, or stored by a worker that did not wait for its parts.
+func (s storedSnapshot) whole() bool { return s.found == s.parts && s.parts > 0 }
+
+// openSnapshots opens the store of the snapshots, on as many servers as the log.
+func (s *Store) openSnapshots(ctx context.Context) (*snapshotStore, error) {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	bucket := streamName(s.opts.Prefix)
+	maxBytes := s.opts.MaxSnapshotsBytes
+	if maxBytes == 0 {
+		maxBytes = -1
+	}
+	replicas := s.Replicas()
+	stream, err := s.js.Stream(ctx, snapshotsStream(s.opts.Prefix))
+	if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil, err
+	}
+	// An update that changes nothing may be refused all the same, where the server
+	// has less room by now than it has promised.
+	if err != nil || stream.CachedInfo().Config.Replicas != replicas || stream.CachedInfo().Config.MaxBytes != maxBytes {
+		if _, err := s.js.CreateOrUpdateObjectStore(ctx, jetstream.ObjectStoreConfig{
+			Bucket:      bucket,
+			Description: "The snapshots of kvbus at " + s.opts.Prefix,
+			Storage:     jetstream.FileStorage,
+			Replicas:    replicas,
+			MaxBytes:    maxBytes,
+		}); err != nil {
+			return nil, err
+		}
+		if stream, err = s.js.Stream(ctx, snapshotsStream(s.opts.Prefix)); err != nil {
+			return nil, err
+		}
+	}
+	objects, err := s.js.ObjectStore(ctx, bucket)
+	if err != nil {
+		return nil, err
+	}
+	return &snapshotStore{js: s.js, objects: objects, stream: stream, bucket: bucket, logger: s.logger}, nil
+}
+
+func (s *snapshotStore) entrySubject(name string) string {
+	return "$O." + s.bucket + ".M." + base64.URLEncoding.EncodeToString([]byte(name))
+}
+
+func (s *snapshotStore) partsSubject(id string) string { return "$O." + s.bucket + ".C." + id }
+
+// put stores what write writes as the snapshot at a sequence, and returns its size.
+// Where it fails nothing is listed, or a snapshot that is whole.
+func (s *snapshotStore) put(ctx context.Context, sequence uint64, write func(io.Writer) error) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, snapshotTimeout)
+	defer cancel()
+	id := nuid.Next()
+	size := min(partSize, s.js.Conn().MaxPayload())
+	parts := partWriter{ctx: ctx, store: s, subject: s.partsSubject(id), part: make([]byte, 0, size), digest: sha256.New()}
+	err := write(&parts)
+	if err == nil {
+		err = parts.flush()
+	}
+	if err != nil {
+		_ = s.purge(ctx, parts.subject) // what it leaves is removed when it is old
+		return 0, err
+	}
+	return parts.size, s.enter(ctx, &jetstream.ObjectInfo{
+		ObjectMeta: jetstream.ObjectMeta{
+			Name: fmt.Sprintf("%s%020d", snapshotPrefix, sequence),
+			Opts: &jetstream.ObjectMetaOptions{ChunkSize: uint32(size)},
+		},
+		Bucket: s.bucket,
+		NUID:   id,
+		Size:   parts.size,
+		Chunks: parts.count,
+		Digest: jetstream.GetObjectDigestValue(parts.digest),
+	})
+}
+
+// enter lists an object. What comes late, as after a lost connection, must not take
+// the place of what another worker has listed under the same name meanwhile.
+func (s *snapshotStore) enter(ctx context.Context, info *jetstream.ObjectInfo) error {
+	entry := nats.NewMsg(s.entrySubject(info.Name))
+	entry.Header.Set(jetstream.MsgRollup, jetstream.MsgRollupSubject)
+	var replaced uint64
+	last, err := s.last(ctx, entry.Subject)
+	switch {
+	case err == nil:
+		replaced = last.Sequence
+	case !errors.Is(err, jetstream.ErrMsgNotFound):
+		return err
+	}
+	if entry.Data, err = json.Marshal(info); err != nil {
+		return err
+	}
+	return s.publish(ctx, entry, jetstream.WithExpectLastSequencePerSubject(replaced))
+}
+
+// publish returns when a message is stored.
+func (s *snapshotStore) publish(ctx context.Context, m *nats.Msg, opts ...jetstream.PublishOpt) error {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	_, err := s.js.PublishMsg(ctx, m, opts...)
+	return err
+}
+
+// A partWriter stores what is written to it, in parts of the capacity of part.
+type partWriter struct {
+	ctx     context.Context
+	store   *snapshotStore
+	subject string
+	part    []byte
+	count   uint32 // parts that are stored
+	size    uint64 // their bytes
+	digest  hash.Hash
+}
+
+func (w *partWriter) Write(p []byte) (int, error) {
+	for rest := p; len(rest) > 0; {
+		n := min(len(rest), cap(w.part)-len(w.part))
+		w.part = append(w.part, rest[:n]...)
+		rest = rest[n:]
+		if len(w.part) < cap(w.part) {
+			break
+		}
+		if err := w.flush(); err != nil {
+			return len(p) - len(rest), err
+		}
+	}
+	return len(p), nil
+}
+
+// flush stores the part that was begun.
+func (w *partWriter) flush() error {
+	if len(w.part) == 0 {
+		return nil
+	}
+	if err := w.store.publish(w.ctx, &nats.Msg{Subject: w.subject, Data: w.part}); err != nil {
+		return err
+	}
+	w.digest.Write(w.part)
+	w.count++
+	w.size += uint64(len(w.part))
+	w.part = w.part[:0]
+	return nil
+}
+
+// list returns the snapshots that are listed, the newest first, also those that are
+// not whole.
+func (s *snapshotStore) list(ctx context.Context) ([]storedSnapshot, error) {
+	infos, found, err := s.look(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var stored []storedSnapshot
+	for _, info := range infos {
+		digits, ours := strings.CutPrefix(info.Name, snapshotPrefix)
+		sequence, err := strconv.ParseUint(digits, 10, 64)
+		if ours && err == nil {
+			stored = append(stored, storedSnapshot{
+				name: info.Name, sequence: sequence, id: info.NUID,
+				parts: uint64(info.Chunks), found: found[s.partsSubject(info.NUID)],
+			})
+		}
+	}
+	slices.SortFunc(stored, func(a, b storedSnapshot) int { return cmp.Compare(b.sequence, a.sequence) })
+	return stored, nil
+}
+
+// whole is list without those that are not whole.
+func (s *snapshotStore) whole(ctx context.Context) ([]storedSnapshot, error) {
+	stored, err := s.list(ctx)
+	return slices.DeleteFunc(stored, func(snapshot storedSnapshot) bool { return !snapshot.whole() }), err
+}
+
+// look returns the objects that are listed, and how many parts there are on each
+// subject. The parts are counted after that, so those of a listed object are there,
+// or lost.
+func (s *snapshotStore) look(ctx context.Context) ([]*jetstream.ObjectInfo, map[string]uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*apiTimeout)
+	defer cancel()
+	infos, err := s.objects.List(ctx)
+	if err != nil && !errors.Is(err, jetstream.ErrNoObjectsFound) {
+		return nil, nil, fmt.Errorf("list the snapshots: %w", err)
+	}
+	stream, err := s.stream.Info(ctx, jetstream.WithSubjectFilter(s.partsSubject(">")))
+	if err != nil {
+		return nil, nil, fmt.Errorf("count the parts of the snapshots: %w", err)
+	}
+	return infos, stream.State.Subjects, nil
+}
+
+// open returns a reader of a snapshot.
+func (s *snapshotStore) open(ctx context.Context, snapshot storedSnapshot) (io.ReadCloser, error) {
+	if !snapshot.whole() {
+		return nil, damaged("it has %d of %d parts", snapshot.found, snapshot.parts)
+	}
+	return s.objects.Get(ctx, snapshot.name)
+}
+
+// remove removes a snapshot, which ends to be listed first.
+func (s *snapshotStore) remove(ctx context.Context, snapshot storedSnapshot) error {
+	for _, subject := range []string{s.entrySubject(snapshot.name), s.partsSubject(snapshot.id)} {
+		if err := s.purge(ctx, subject); err != nil {
+			return fmt.Errorf("remove the snapshot %s: %w", snapshot.name, err)
+		}
+	}
+	return nil
+}
+
+// removeBefore removes the snapshots before a sequence, whole or not.
+func (s *snapshotStore) removeBefore(ctx context.Context, sequence uint64) error {
+	stored, err := s.list(ctx)
+	if err != nil {
+		return err
+	}
+	for _, snapshot := range stored {
+		if snapshot.sequence >= sequence {
+			continue
+		}
+		if err := s.remove(ctx, snapshot); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// purge removes all that is on a subject.
+func (s *snapshotStore) purge(ctx context.Context, subject string) error {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	return s.stream.Purge(ctx, jetstream.WithPurgeSubject(subject))
+}
+
+// removeRemains removes the parts of snapshots whose workers ended while they
+// stored them: those that belong to nothing that is listed, and have an age that
+// none has of one that is being stored.
+func (s *snapshotStore) removeRemains(ctx context.Context, age time.Duration) error {
+	infos, found, err := s.look(ctx)
+	if err != nil {
+		return err
+	}
+	for _, info := range infos {
+		delete(found, s.partsSubject(info.NUID))
+	}
+	for subject := range found {
+		last, err := s.last(ctx, subject)
+		if errors.Is(err, jetstream.ErrMsgNotFound) || err == nil && time.Since(last.Time) < age {
+			continue
+		}
+		if err == nil {
+			err = s.purge(ctx, subject)
+		}
+		if err != nil {
+			return fmt.Errorf("remove remains of a snapshot: %w", err)
+		}
+		s.logger.Info("remains of a snapshot removed", "subject", subject)
+	}
+	return nil
+}
+
+// last returns the last message on a subject.
+func (s *snapshotStore) last(ctx context.Context, subject string) (*jetstream.RawStreamMsg, error) {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	return s.stream.GetLastMsgForSubject(ctx, subject)
+}
