@@ -22,8 +22,8 @@ import (
 )
 
 const (
-	// snapshotTimeout bounds the writing and the reading of one snapshot. Parts that
-	// are older, and belong to nothing that is listed, are left over.
+	// snapshotTimeout bounds the writing of one snapshot. Parts that are older, and
+	// belong to nothing that is listed, are left over.
 	snapshotTimeout = 5 * time.Minute
 	// snapshotPrefix is what their names begin with; the rest is the sequence.
 	snapshotPrefix = "snapshot-"
@@ -244,12 +244,75 @@ func (s *snapshotStore) look(ctx context.Context) ([]*jetstream.ObjectInfo, map[
 	return infos, stream.State.Subjects, nil
 }
 
-// open returns a reader of a snapshot.
-func (s *snapshotStore) open(ctx context.Context, snapshot storedSnapshot) (io.ReadCloser, error) {
+// open returns a reader of a snapshot, which ends with ctx. An error of it is
+// transient if the snapshot may be read later.
+func (s *snapshotStore) open(ctx context.Context, snapshot storedSnapshot) (io.Reader, error) {
 	if !snapshot.whole() {
 		return nil, damaged("it has %d of %d parts", snapshot.found, snapshot.parts)
 	}
-	return s.objects.Get(ctx, snapshot.name)
+	return &partReader{ctx: ctx, store: s, snapshot: snapshot}, nil
+}
+
+// A partReader reads a snapshot. Any server of the stream is asked for one part
+// after the other, so there is no consumer that is lost with one of them.
+type partReader struct {
+	ctx      context.Context
+	store    *snapshotStore
+	snapshot storedSnapshot
+	part     []byte // what was not read yet of the last one
+	count    uint64 // of the parts
+	next     uint64 // sequence after the last one
+}
+
+func (r *partReader) Read(p []byte) (int, error) {
+	for len(r.part) == 0 {
+		if r.count == r.snapshot.parts {
+			return 0, io.EOF
+		}
+		if err := r.fetch(); err != nil {
+			return 0, fmt.Errorf("part %d of %d: %w", r.count+1, r.snapshot.parts, err)
+		}
+	}
+	n := copy(p, r.part)
+	r.part = r.part[n:]
+	return n, nil
+}
+
+// fetch fetches the next part. It asks again, which reaches another server, where one
+// is silent.
+func (r *partReader) fetch() error {
+	ctx, cancel := context.WithTimeout(r.ctx, apiTimeout)
+	defer cancel()
+	subject := r.store.partsSubject(r.snapshot.id)
+	for patience := askAgain; ; patience *= 2 {
+		asked, cancel := context.WithTimeout(ctx, patience)
+		m, err := r.store.stream.GetMsg(asked, max(r.next, 1), jetstream.WithGetMsgSubject(subject))
+		cancel()
+		switch {
+		case err == nil:
+			r.part, r.next = m.Data, m.Sequence+1
+			r.count++
+			return nil
+		case errors.Is(err, jetstream.ErrMsgNotFound):
+			return r.store.missing(r.ctx, r.snapshot, err)
+		case !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil:
+			return err
+		}
+	}
+}
+
+// missing tells why a server did not have a part of a snapshot: without
+// [errNotYet] where asking again would not help.
+func (s *snapshotStore) missing(ctx context.Context, snapshot storedSnapshot, err error) error {
+	stored, listErr := s.list(ctx)
+	if listErr != nil {
+		return listErr
+	}
+	there := slices.Contains(stored, snapshot)
+	if there && s.stream.CachedInfo().Config.Replicas == 1 {
+		return damaged("%w", err)
+	}
+	return fmt.Errorf("%w: %w", errNotYet, err) // it was removed, or another server has it
 }
 
 // remove removes a snapshot, which ends to be listed first.

@@ -1,8 +1,10 @@
 package replicated_test
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -14,6 +16,7 @@ import (
 
 	"kvbus/bus/bustest"
 	"kvbus/kv"
+	"kvbus/kv/replicated"
 )
 
 // Nothing is removed for the sake of a snapshot that found no room.
@@ -131,5 +134,32 @@ func TestSnapshotWithoutAnAnswer(t *testing.T) {
 	snapshot(t, store)
 	if infos, err := objs.List(bounded(t)); len(infos) != 1 {
 		t.Errorf("%d are listed, %v", len(infos), err)
+	}
+}
+
+// A worker that finds a snapshot without its parts does not wait for them.
+func TestSnapshotWithoutParts(t *testing.T) {
+	s := startServer(t)
+	store := open(t, s, keepsLittle)
+	r := rand.New(rand.NewPCG(10, 10))
+	for range 3 {
+		churn(t, store, r, 20)
+		snapshot(t, store)
+	}
+	closeStore(t, store)
+	js, err := jetstream.New(bustest.Connect(t, s))
+	if err != nil {
+		t.Fatal(err)
+	}
+	stream, err := js.Stream(bounded(t), "OBJ_KVBUS_kv")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.Purge(bounded(t), jetstream.WithPurgeSubject("$O.KVBUS_kv.C.>")); err != nil {
+		t.Fatal(err)
+	}
+	_, err = replicated.Open(bounded(t), bustest.Connect(t, s), keepsLittle)
+	if !errors.Is(err, kv.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("it opens with %v", err)
 	}
 }

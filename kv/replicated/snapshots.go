@@ -146,13 +146,10 @@ func (s *Store) adopt(header snapshotHeader, m *machine.Machine) {
 
 // read makes a machine with the options from one snapshot.
 func (s *Store) read(ctx context.Context, snapshot storedSnapshot, opts machine.Options) (snapshotHeader, *machine.Machine, error) {
-	ctx, cancel := context.WithTimeout(ctx, snapshotTimeout)
-	defer cancel()
 	object, err := s.snapshots.open(ctx, snapshot)
 	if err != nil {
 		return snapshotHeader{}, nil, err
 	}
-	defer object.Close()
 	header, entries, err := readSnapshot(object)
 	if err != nil {
 		return snapshotHeader{}, nil, err

@@ -1,0 +1,96 @@
+package replicated
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+
+	"kvbus/bus/bustest"
+	"kvbus/kv"
+)
+
+// storeInParts opens a store, through a proxy, and stores a snapshot of two parts.
+func storeInParts(t *testing.T, ctx context.Context) (*Store, *bustest.Proxy) {
+	t.Helper()
+	s := bustest.StartServer(t, server.Options{JetStream: true, StoreDir: t.TempDir()})
+	proxy := bustest.StartProxy(t, s.Addr().String())
+	nc, err := bustest.Dial(proxy.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	store, err := Open(ctx, nc, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { store.Close() })
+	for i := range 4 {
+		if _, err := kv.Of(store).Set(ctx, fmt.Sprint("k", i), strings.Repeat("v", partSize/3)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := store.Snapshot(ctx); err != nil {
+		t.Fatal(err)
+	}
+	return store, proxy
+}
+
+// only returns the only snapshot of a store.
+func only(t *testing.T, ctx context.Context, store *Store) storedSnapshot {
+	t.Helper()
+	stored, err := store.snapshots.list(ctx)
+	if err != nil || len(stored) != 1 || stored[0].parts != 2 || !stored[0].whole() {
+		t.Fatalf("there are %+v, %v; want a whole one in two parts", stored, err)
+	}
+	return stored[0]
+}
+
+// Who reads a snapshot stops when told, also while nobody answers.
+func TestStopWhileReadingASnapshot(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	store, proxy := storeInParts(t, ctx)
+	reading, stop := context.WithCancel(ctx)
+	object, err := store.snapshots.open(reading, only(t, ctx, store))
+	if err == nil {
+		_, err = object.Read(make([]byte, 1))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy.Redirect("127.0.0.1:1") // nobody is there
+	ended := make(chan error, 1)
+	go func() {
+		_, err := io.Copy(io.Discard, object)
+		ended <- err
+	}()
+	stop()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("it ends with %v", err)
+	}
+}
+
+// Parts that are removed while a snapshot is read are not waited for: there may be a
+// newer one.
+func TestSnapshotRemovedWhileReading(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	store, _ := storeInParts(t, ctx)
+	snapshot := only(t, ctx, store)
+	object, err := store.snapshots.open(ctx, snapshot)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := store.snapshots.purge(ctx, store.snapshots.partsSubject(snapshot.id)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(io.Discard, object); !transient(err) || ctx.Err() != nil {
+		t.Errorf("it ends with %v", err)
+	}
+}
