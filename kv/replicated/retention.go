@@ -88,9 +88,6 @@ func (s *Store) isSnapshotDue() bool {
 // removeOld removes snapshots and log records that nobody needs any more: those
 // before the last snapshots of which all events are published.
 func (s *Store) removeOld(ctx context.Context) error {
-	if err := s.snapshots.removeRemains(ctx, snapshotTimeout); err != nil {
-		return err
-	}
 	usable, err := s.usable(ctx)
 	if err != nil || len(usable) < snapshotsKept {
 		return err
@@ -110,11 +107,34 @@ func (s *Store) removeOld(ctx context.Context) error {
 func (s *Store) makeRoom(ctx context.Context) error {
 	s.snapshotting.Lock()
 	defer s.snapshotting.Unlock()
-	err := s.storeSnapshot(ctx)
-	if err != nil {
-		err = errors.Join(err, s.snapshots.removeRemains(ctx, snapshotTimeout))
+	return errors.Join(s.removeUseless(ctx), s.storeSnapshot(ctx), s.purgeToNewest(ctx), s.markEnd(ctx))
+}
+
+// removeUseless removes what takes room and no worker can start from: what is left of
+// snapshots that were not stored, and the snapshots before the newest whole one after
+// which the log does not go on.
+func (s *Store) removeUseless(ctx context.Context) error {
+	if err := s.snapshots.removeRemains(ctx, snapshotTimeout); err != nil {
+		return err
 	}
-	return errors.Join(err, s.purgeToNewest(ctx), s.markEnd(ctx))
+	stored, err := s.snapshots.list(ctx)
+	newest := slices.IndexFunc(stored, storedSnapshot.whole)
+	if err != nil || newest < 0 {
+		return err
+	}
+	log, err := s.logState(ctx)
+	if err != nil {
+		return err
+	}
+	for _, snapshot := range stored[newest+1:] {
+		if snapshot.sequence+1 >= log.FirstSeq {
+			continue
+		}
+		if err := s.snapshots.remove(ctx, snapshot); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // markEnd appends a mark to a log that is full: without it nobody could say that

@@ -69,3 +69,33 @@ func TestFullLog(t *testing.T) {
 		}
 	}
 }
+
+// The snapshots that make room in a full log, again and again, do not pile up, nor
+// keep the next one from being stored.
+func TestFullLogKeepsFewSnapshots(t *testing.T) {
+	for name, most := range map[string]int64{"without a bound": 0, "with room for three": 700 << 10} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := startServer(t)
+			store := open(t, s, replicated.Options{
+				MaxLogBytes: 1 << 20, MaxSnapshotsBytes: most, SnapshotBytes: 1 << 40, Timeout: 500 * time.Millisecond,
+			})
+			ctx, value := bounded(t), strings.Repeat("v", 10_000)
+			for i := range 600 { // 6 MB of log, for a state of 200 kB
+				for {
+					_, err := kv.Of(store).Set(ctx, fmt.Sprint("k", i%20), value)
+					if err == nil {
+						break
+					}
+					if !errors.Is(err, kv.ErrTimeout) && !errors.Is(err, kv.ErrUnavailable) || ctx.Err() != nil {
+						t.Fatalf("write %d: %v", i, err)
+					}
+				}
+			}
+			snapshots, _ := objects(t, s)
+			if infos, err := snapshots.List(ctx); err != nil || len(infos) > 3 {
+				t.Errorf("%d snapshots are stored, %v", len(infos), err)
+			}
+		})
+	}
+}

@@ -169,7 +169,7 @@ func (s *Store) read(ctx context.Context, snapshot storedSnapshot, opts machine.
 func (s *Store) Snapshot(ctx context.Context) error {
 	s.snapshotting.Lock()
 	defer s.snapshotting.Unlock()
-	if err := s.storeSnapshot(ctx); err != nil {
+	if err := errors.Join(s.removeUseless(ctx), s.storeSnapshot(ctx)); err != nil {
 		return err
 	}
 	return s.removeOld(ctx)
