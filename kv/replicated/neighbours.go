@@ -32,8 +32,16 @@ func logName(stream jetstream.Stream) string {
 var errTwoLogs = fmt.Errorf("%w: two logs under one prefix would take each other's records", kv.ErrInvalidArgument)
 
 // checkNeighbours fails with [errTwoLogs] where a worker of the same prefix has another
-// log than the one of that name, which is empty where none was found.
-func (s *Store) checkNeighbours(ctx context.Context, name string) error {
+// log than the one that is here, or none is.
+func (s *Store) checkNeighbours(ctx context.Context) error {
+	name, own := "", "none"
+	switch stream, err := s.js.Stream(ctx, streamName(s.opts.Prefix)); {
+	case err == nil:
+		name = logName(stream)
+		own = "one of " + name
+	case !errors.Is(err, jetstream.ErrStreamNotFound):
+		return err
+	}
 	inbox := s.nc.NewInbox()
 	answers, err := s.nc.SubscribeSync(inbox)
 	if err != nil {
@@ -54,10 +62,6 @@ func (s *Store) checkNeighbours(ctx context.Context, name string) error {
 			return err
 		}
 		if other := string(m.Data); other != name {
-			own := "none"
-			if name != "" {
-				own = "one of " + name
-			}
 			return fmt.Errorf("%w: a worker on this NATS serves %q from a log of %s, and the JetStream of this one has %s; connect it to that JetStream (--nats-url), or give it another prefix (--prefix)",
 				errTwoLogs, s.opts.Prefix, other, own)
 		}

@@ -59,41 +59,25 @@ type storedSnapshot struct {
 // One that is not was damaged, or stored by a worker that did not wait for its parts.
 func (s storedSnapshot) whole() bool { return s.found == s.parts && s.parts > 0 }
 
-// openSnapshots opens the store of the snapshots, on as many servers as the log.
+// openSnapshots opens the store of the snapshots, on as many servers as the log, and
+// creates it if there is none.
 func (s *Store) openSnapshots(ctx context.Context) (*snapshotStore, error) {
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
-	bucket := streamName(s.opts.Prefix)
-	maxBytes := s.opts.MaxSnapshotsBytes
-	if maxBytes == 0 {
-		maxBytes = -1
+	opened := &snapshotStore{js: s.js, bucket: streamName(s.opts.Prefix), logger: s.logger}
+	var err error
+	opened.stream, err = openStream(ctx, s.js, s.logger, 0, jetstream.StreamConfig{
+		Name:        snapshotsStream(s.opts.Prefix),
+		Description: "The snapshots of kvbus at " + s.opts.Prefix,
+		Subjects:    []string{opened.partsSubject(">"), "$O." + opened.bucket + ".M.>"},
+		Replicas:    s.Replicas(),
+		MaxBytes:    s.opts.MaxSnapshotsBytes,
+		AllowRollup: true,
+	})
+	if err == nil {
+		opened.objects, err = s.js.ObjectStore(ctx, opened.bucket)
 	}
-	replicas := s.Replicas()
-	stream, err := s.js.Stream(ctx, snapshotsStream(s.opts.Prefix))
-	if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
-		return nil, err
-	}
-	// An update that changes nothing may be refused all the same, where the server
-	// has less room by now than it has promised.
-	if err != nil || stream.CachedInfo().Config.Replicas != replicas || stream.CachedInfo().Config.MaxBytes != maxBytes {
-		if _, err := s.js.CreateOrUpdateObjectStore(ctx, jetstream.ObjectStoreConfig{
-			Bucket:      bucket,
-			Description: "The snapshots of kvbus at " + s.opts.Prefix,
-			Storage:     jetstream.FileStorage,
-			Replicas:    replicas,
-			MaxBytes:    maxBytes,
-		}); err != nil {
-			return nil, err
-		}
-		if stream, err = s.js.Stream(ctx, snapshotsStream(s.opts.Prefix)); err != nil {
-			return nil, err
-		}
-	}
-	objects, err := s.js.ObjectStore(ctx, bucket)
-	if err != nil {
-		return nil, err
-	}
-	return &snapshotStore{js: s.js, objects: objects, stream: stream, bucket: bucket, logger: s.logger}, nil
+	return opened, err
 }
 
 func (s *snapshotStore) entrySubject(name string) string {

@@ -7,7 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
+	"reflect"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -102,76 +102,117 @@ func patiently(ctx context.Context, logger *slog.Logger, what string, attempt fu
 // with [kv.ErrInvalidArgument] if a stream of that name is not such a log, and with
 // [errTwoLogs].
 func (s *Store) openLog(ctx context.Context) error {
-	js, opts := s.js, &s.opts
-	want := jetstream.StreamConfig{
+	if err := s.checkNeighbours(ctx); err != nil {
+		return err
+	}
+	opts := &s.opts
+	stream, err := openStream(ctx, s.js, opts.Logger, opts.NewReplicas, jetstream.StreamConfig{
 		Name:        streamName(opts.Prefix),
 		Description: "The log of kvbus at " + opts.Prefix,
 		Subjects:    []string{logSubject(opts.Prefix), markSubject(opts.Prefix)},
-		Storage:     jetstream.FileStorage,
-		Retention:   jetstream.LimitsPolicy,
-		Discard:     jetstream.DiscardNew,
+		Replicas:    opts.Replicas,
 		MaxBytes:    opts.MaxLogBytes,
 		DenyDelete:  true,
-		AllowDirect: true,
 		RePublish:   &jetstream.RePublish{Source: "$KVBUS." + opts.Prefix + ".*", Destination: liveSubject(opts.Prefix, "{{wildcard(1)}}")},
-	}
-	if want.MaxBytes == 0 {
-		want.MaxBytes = -1
-	}
-	stream, err := js.Stream(ctx, want.Name)
-	switch {
-	case err == nil:
-		err = s.checkNeighbours(ctx, logName(stream))
-	case errors.Is(err, jetstream.ErrStreamNotFound):
-		if err = s.checkNeighbours(ctx, ""); err == nil {
-			want.Replicas = cmp.Or(opts.Replicas, opts.NewReplicas)
-			stream, err = js.CreateStream(ctx, want)
-		}
-	}
-	if err == nil {
-		s.log = logName(stream)
-		want.Replicas = cmp.Or(opts.Replicas, stream.CachedInfo().Config.Replicas)
-		err = adjust(ctx, js, stream, want, opts.Logger)
-	}
+	})
 	if api, ok := errors.AsType[*jetstream.APIError](err); ok && api.ErrorCode == storageExceeded {
-		err = fmt.Errorf("%w: the log may take %d bytes (store.log_max_bytes), and JetStream has less to give", err, want.MaxBytes)
+		err = fmt.Errorf("%w: the log may take %d bytes (store.log_max_bytes), and JetStream has less to give", err, cmp.Or(opts.MaxLogBytes, -1))
 	}
-	s.replicas.Store(int64(want.Replicas))
-	return err
-}
-
-// adjust compares the stream that is there with what is wanted. What can be
-// changed safely is changed.
-func adjust(ctx context.Context, js jetstream.JetStream, stream jetstream.Stream, want jetstream.StreamConfig, logger *slog.Logger) error {
-	have := stream.CachedInfo().Config
-	foreign := func(what string, have, want any) error {
-		return fmt.Errorf("%w: the stream %s has %s %v, a log of kvbus has %v: it is somebody else's, or was changed by hand",
-			kv.ErrInvalidArgument, stream.CachedInfo().Config.Name, what, have, want)
-	}
-	switch {
-	case !slices.Equal(have.Subjects, want.Subjects):
-		return foreign("the subjects", have.Subjects, want.Subjects)
-	case have.Storage != want.Storage:
-		return foreign("the storage", have.Storage, want.Storage)
-	case have.Retention != want.Retention:
-		return foreign("the retention", have.Retention, want.Retention)
-	case have.Discard != want.Discard:
-		return foreign("the discard policy", have.Discard, want.Discard)
-	case have.MaxMsgs > 0 || have.MaxAge > 0 || have.MaxMsgsPerSubject > 0:
-		return foreign("limits", "on messages or age", "none")
-	}
-	if have.Replicas == want.Replicas && have.MaxBytes == want.MaxBytes && have.AllowDirect &&
-		have.RePublish != nil && *have.RePublish == *want.RePublish {
-		return nil
-	}
-	from := slog.Group("from", "replicas", have.Replicas, "max_bytes", have.MaxBytes)
-	have.Replicas, have.MaxBytes = want.Replicas, want.MaxBytes
-	have.AllowDirect, have.RePublish = want.AllowDirect, want.RePublish
-	if _, err := js.UpdateStream(ctx, have); err != nil {
+	if err != nil {
 		return err
 	}
-	logger.Info("the log was changed", "stream", have.Name, from, slog.Group("to", "replicas", have.Replicas, "max_bytes", have.MaxBytes))
+	s.log = logName(stream)
+	s.replicas.Store(int64(stream.CachedInfo().Config.Replicas))
 	return nil
+}
+
+// openStream creates a stream that loses nothing if there is none of the name, with
+// newReplicas where the number of replicas that is wanted is 0. In one that is there
+// what can be changed safely is changed; it fails with [kv.ErrInvalidArgument] where
+// that is not enough. 0 of replicas means those that it has, and of bytes no limit.
+func openStream(ctx context.Context, js jetstream.JetStream, logger *slog.Logger, newReplicas int, want jetstream.StreamConfig) (jetstream.Stream, error) {
+	want.MaxBytes = cmp.Or(want.MaxBytes, -1)
+	want.Storage = jetstream.FileStorage
+	want.Retention = jetstream.LimitsPolicy
+	want.Discard = jetstream.DiscardNew
+	want.AllowDirect = true
+	stream, err := js.Stream(ctx, want.Name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		created := want
+		created.Replicas = cmp.Or(want.Replicas, newReplicas)
+		stream, err = js.CreateStream(ctx, created)
+	}
+	if err != nil {
+		return nil, err
+	}
+	have := stream.CachedInfo().Config
+	if err := suits(have, want); err != nil {
+		return nil, err
+	}
+	changed := have
+	changed.Replicas = cmp.Or(want.Replicas, have.Replicas)
+	changed.MaxBytes = want.MaxBytes
+	changed.AllowDirect = true
+	changed.AllowRollup = have.AllowRollup || want.AllowRollup
+	if want.RePublish != nil {
+		changed.RePublish = want.RePublish
+	}
+	// An update that changes nothing may be refused all the same, where the server
+	// has less room by now than it has promised.
+	if reflect.DeepEqual(changed, have) {
+		return stream, nil
+	}
+	if stream, err = js.UpdateStream(ctx, changed); err != nil {
+		return nil, err
+	}
+	logger.Info("a stream was changed", "stream", have.Name,
+		slog.Group("from", "replicas", have.Replicas, "max_bytes", have.MaxBytes),
+		slog.Group("to", "replicas", changed.Replicas, "max_bytes", changed.MaxBytes))
+	return stream, nil
+}
+
+// suits fails with [kv.ErrInvalidArgument] where a stream would lose messages, refuse
+// them or acknowledge them before it has them, and nobody can tell what was lost
+// already.
+func suits(have, want jetstream.StreamConfig) error {
+	for _, setting := range []struct {
+		name       string
+		have, want any
+	}{
+		{"subjects", fmt.Sprint(have.Subjects), fmt.Sprint(want.Subjects)},
+		{"storage", have.Storage, want.Storage},
+		{"retention", have.Retention, want.Retention},
+		{"discard", have.Discard, want.Discard},
+		{"max_msgs", limit(have.MaxMsgs), none},
+		{"max_msgs_per_subject", limit(have.MaxMsgsPerSubject), none},
+		{"max_age", limit(have.MaxAge), none},
+		{"max_msg_size", limit(have.MaxMsgSize), none},
+		{"no_ack", have.NoAck, false},
+		{"sealed", have.Sealed, false},
+		{"deny_purge", have.DenyPurge, false},
+		{"allow_msg_counter", have.AllowMsgCounter, false},
+		{"persist_mode", have.PersistMode, want.PersistMode},
+		{"a mirror", have.Mirror != nil, false},
+		{"sources", have.Sources != nil, false},
+		{"a subject_transform", have.SubjectTransform != nil, false},
+	} {
+		if setting.have != setting.want {
+			return fmt.Errorf("%w: the stream %s has %s: %v, and for kvbus it is %v: it is somebody else's, or was changed by hand",
+				kv.ErrInvalidArgument, have.Name, setting.name, setting.have, setting.want)
+		}
+	}
+	return nil
+}
+
+// none is how a limit that there is not is told.
+const none = "none"
+
+// limit returns a limit of a stream, of which there is none from 0 downwards.
+func limit[T int32 | int64 | time.Duration](n T) any {
+	if n <= 0 {
+		return none
+	}
+	return n
 }
 
 // logState returns what the log has.

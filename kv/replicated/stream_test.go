@@ -51,7 +51,7 @@ func TestReplicas(t *testing.T) {
 	store = open(t, s, byDefault)
 	expect(store, 3)
 	store.Close()
-	if strings.Contains(log.String(), "the log was changed") {
+	if strings.Contains(log.String(), "a stream was changed") {
 		t.Errorf("somebody changed it: %s", log.String())
 	}
 
@@ -239,5 +239,49 @@ func TestLogThatTakesNothing(t *testing.T) {
 	_, err := replicated.Open(bounded(t), bustest.Connect(t, s), opts)
 	if !errors.Is(err, kv.ErrUnavailable) || errors.Is(err, replicated.ErrNotTaken) {
 		t.Errorf("without its beginning: %v", err)
+	}
+}
+
+// A stream whose settings lose messages, refuse them or acknowledge what is not
+// stored is refused, and the error says which it is.
+func TestForeignSettings(t *testing.T) {
+	for _, name := range []string{"KVBUS_kv", "OBJ_KVBUS_kv"} {
+		for setting, change := range map[string]func(*jetstream.StreamConfig){
+			"subjects":             func(c *jetstream.StreamConfig) { c.Subjects = append(c.Subjects, "more") },
+			"discard":              func(c *jetstream.StreamConfig) { c.Discard = jetstream.DiscardOld },
+			"max_msgs":             func(c *jetstream.StreamConfig) { c.MaxMsgs = 1000 },
+			"max_msgs_per_subject": func(c *jetstream.StreamConfig) { c.MaxMsgsPerSubject = 1000 },
+			"max_age":              func(c *jetstream.StreamConfig) { c.MaxAge, c.Duplicates = time.Minute, time.Minute },
+			"max_msg_size":         func(c *jetstream.StreamConfig) { c.MaxMsgSize = 1000 },
+			"no_ack":               func(c *jetstream.StreamConfig) { c.NoAck = true },
+			"deny_purge":           func(c *jetstream.StreamConfig) { c.DenyPurge, c.AllowRollup = true, false },
+		} {
+			t.Run(name+"/"+setting, func(t *testing.T) {
+				t.Parallel()
+				s := startServer(t)
+				nc := bustest.Connect(t, s)
+				closeStore(t, open(t, s, keepsLittle))
+				js, err := jetstream.New(nc)
+				if err != nil {
+					t.Fatal(err)
+				}
+				stream, err := js.Stream(bounded(t), name)
+				if err != nil {
+					t.Fatal(err)
+				}
+				config := stream.CachedInfo().Config
+				change(&config)
+				if _, err := js.UpdateStream(bounded(t), config); err != nil {
+					t.Fatal(err)
+				}
+				store, err := replicated.Open(bounded(t), nc, keepsLittle)
+				if err == nil {
+					closeStore(t, store)
+				}
+				if !errors.Is(err, kv.ErrInvalidArgument) || !strings.Contains(err.Error(), fmt.Sprintf("the stream %s has %s: ", name, setting)) {
+					t.Errorf("it opens with %v", err)
+				}
+			})
+		}
 	}
 }
