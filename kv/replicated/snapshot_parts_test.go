@@ -94,3 +94,35 @@ func TestSnapshotRemovedWhileReading(t *testing.T) {
 		t.Errorf("it ends with %v", err)
 	}
 }
+
+// A store that runs does not go back to an older snapshot, nor to an empty state.
+func TestNoWayBack(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	s := bustest.StartServer(t, server.Options{JetStream: true, StoreDir: t.TempDir()})
+	store, err := Open(ctx, bustest.Connect(t, s), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	for _, stored := range []bool{false, true} {
+		if stored {
+			if err := store.Snapshot(ctx); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := kv.Of(store).Set(ctx, "k", "v"); err != nil {
+			t.Fatal(err)
+		}
+		before, err := store.Describe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		store.feed.mu.Lock()
+		err = errors.Join(store.load(ctx), store.loadNewest(ctx))
+		store.feed.mu.Unlock()
+		if after, infoErr := store.Describe(); err != nil || infoErr != nil || after.Revision < before.Revision || after.LogPosition < before.LogPosition {
+			t.Errorf("with a snapshot: %v: from revision %d it goes to %d: %v, %v", stored, before.Revision, after.Revision, err, infoErr)
+		}
+	}
+}

@@ -21,7 +21,8 @@ const snapshotsKept = 2
 // load makes the machine that the newest usable snapshot holds the present one,
 // or an empty one where the log still has its beginning. A snapshot is usable
 // if it is whole, if the log goes on where it ends, and if all events up to it
-// are published: those after it are made anew from the log.
+// are published: those after it are made anew from the log. A store that runs never
+// goes back: it keeps its machine where it is as new.
 func (s *Store) load(ctx context.Context) error {
 	published, err := s.published(ctx)
 	if errors.Is(err, errNoCursor) {
@@ -47,6 +48,9 @@ func (s *Store) loadUpTo(ctx context.Context, sequence uint64) error {
 	header, m, err := s.restore(ctx, sequence, s.machineOptions())
 	if err != nil {
 		return err
+	}
+	if s.shared != nil && header.Sequence <= s.applied.Load() {
+		return nil // what was read here once must not be gone
 	}
 	if err := s.catchUp(ctx, header.Sequence); err != nil {
 		return err
