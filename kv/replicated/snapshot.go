@@ -2,6 +2,7 @@ package replicated
 
 import (
 	"errors"
+	"math"
 
 	"kvbus/kv"
 	"kvbus/kv/machine"
@@ -77,9 +78,9 @@ const (
 	// without thought, large enough that what is around it does not count.
 	// An entry that is larger has a block of its own.
 	blockTarget = 64 << 10
-	// maxBlockSize leaves room for the largest value that a store takes, and
-	// bounds what a damaged length can ask for.
-	maxBlockSize = 16 << 20
+	// maxBlockSize is the most that a message of NATS carries, and so the most that
+	// a value has. What a damaged length says is not made room for, but what comes.
+	maxBlockSize = math.MaxInt32
 
 	blockHeader   = 1
 	blockEntries  = 2

@@ -225,8 +225,6 @@ func TestSnapshotRefusesToWrite(t *testing.T) {
 		{"not sorted", snapshotHeader{Keys: 2}, []kv.Entry{{Key: "b"}, {Key: "a"}}},
 		{"a key twice", snapshotHeader{Keys: 2}, []kv.Entry{{Key: "a"}, {Key: "a"}}},
 		{"no key", snapshotHeader{Keys: 1}, []kv.Entry{{}}},
-		{"larger than a block", snapshotHeader{Keys: 1}, []kv.Entry{{Key: "a", Value: strings.Repeat("v", maxBlockSize)}}},
-		{"a header larger than a block", snapshotHeader{Sessions: slices.Repeat([]session{{Worker: strings.Repeat("w", 64)}}, 300_000)}, nil},
 		{"a deadline of 0", snapshotHeader{Keys: 1}, deadline(time.Unix(0, 0))},
 		{"a deadline before 1970", snapshotHeader{Keys: 1}, deadline(time.Unix(-1, 0))},
 		{"a deadline after 2262", snapshotHeader{Keys: 1}, deadline(time.Unix(0, math.MaxInt64).Add(1))},

@@ -133,6 +133,28 @@ func TestDamagedSnapshots(t *testing.T) {
 	}
 }
 
+// What the log takes has room in a snapshot.
+func TestSnapshotOfALargeValue(t *testing.T) {
+	s := bustest.StartServer(t, server.Options{JetStream: true, StoreDir: t.TempDir(), MaxPayload: 20 << 20})
+	opts := keepsLittle
+	opts.Limits = kv.Limits{MaxKeys: 1}
+	store := open(t, s, opts)
+	value := strings.Repeat("v", 17<<20)
+	if _, err := kv.Of(store).Set(bounded(t), "k", value); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 { // until the log has it no more
+		snapshot(t, store)
+		if _, err := kv.Of(store).Increment(bounded(t), "k", 1); err == nil {
+			t.Fatal("a value that is no number was incremented")
+		}
+	}
+	closeStore(t, store)
+	if entry, err := kv.Of(open(t, s, opts)).Get(bounded(t), "k"); err != nil || entry.Value != value {
+		t.Errorf("it comes back with %d bytes, %v", len(entry.Value), err)
+	}
+}
+
 // Events that are not published yet keep the log and the snapshots before them.
 func TestUnpublishedEventsAreKept(t *testing.T) {
 	s := startServer(t)
