@@ -50,7 +50,6 @@ func TestTransient(t *testing.T) {
 		"malformed":              {api(400, 10025), false},
 		"no stream":              {api(404, 10059), false},
 		"a stream that is new":   {unheardOf(api(404, 10059)), true},
-		"the same, of objects":   {unheardOf(jetstream.ErrBucketNotFound), true},
 		"a record elsewhere":     {fmt.Errorf("%w: %w", errNotYet, api(404, 10037)), true},
 	} {
 		if got := transient(test.err); got != test.want {

@@ -50,3 +50,36 @@ func TestRemainsOfSnapshots(t *testing.T) {
 		t.Errorf("the snapshot is not whole any more: %v, %v", stored, err)
 	}
 }
+
+// What nats.go leaves of an object that it removes is removed.
+func TestRemainsOfRemovedObjects(t *testing.T) {
+	s := bustest.StartServer(t, server.Options{JetStream: true, StoreDir: t.TempDir()})
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	store, err := Open(ctx, bustest.Connect(t, s), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	objects, err := store.js.ObjectStore(ctx, "KVBUS_kv")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"snapshot-00000000000000000001", "other"} {
+		if _, err := objects.PutString(ctx, name, "text"); err != nil {
+			t.Fatal(err)
+		}
+		if err := objects.Delete(ctx, name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := store.Snapshot(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if stored, err := store.snapshots.whole(ctx); err != nil || len(stored) != 1 {
+		t.Errorf("there are %+v, %v; want one", stored, err)
+	}
+	if has, err := store.snapshots.look(ctx); err != nil || len(has.removed) != 0 || len(has.parts) != 1 {
+		t.Errorf("there is %+v, %v", has, err)
+	}
+}

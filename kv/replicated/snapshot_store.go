@@ -39,11 +39,10 @@ const (
 // The entry is stored when all the parts are, for which nats.go would not wait, and
 // the answer to each of them has its own time: the leader of the stream may be gone.
 type snapshotStore struct {
-	js      jetstream.JetStream
-	objects jetstream.ObjectStore
-	stream  jetstream.Stream // that the objects are in
-	bucket  string
-	logger  *slog.Logger
+	js     jetstream.JetStream
+	stream jetstream.Stream // that the objects are in
+	bucket string
+	logger *slog.Logger
 }
 
 // A storedSnapshot is one that is listed.
@@ -69,19 +68,19 @@ func (s *Store) openSnapshots(ctx context.Context) (*snapshotStore, error) {
 	opened.stream, err = openStream(ctx, s.js, s.logger, 0, jetstream.StreamConfig{
 		Name:        snapshotsStream(s.opts.Prefix),
 		Description: "The snapshots of kvbus at " + s.opts.Prefix,
-		Subjects:    []string{opened.partsSubject(">"), "$O." + opened.bucket + ".M.>"},
+		Subjects:    []string{opened.partsSubject(">"), opened.entries() + ">"},
 		Replicas:    s.Replicas(),
 		MaxBytes:    s.opts.MaxSnapshotsBytes,
 		AllowRollup: true,
 	})
-	if err == nil {
-		opened.objects, err = s.js.ObjectStore(ctx, opened.bucket)
-	}
 	return opened, err
 }
 
+// entries is what the subjects of entries begin with.
+func (s *snapshotStore) entries() string { return "$O." + s.bucket + ".M." }
+
 func (s *snapshotStore) entrySubject(name string) string {
-	return "$O." + s.bucket + ".M." + base64.URLEncoding.EncodeToString([]byte(name))
+	return s.entries() + base64.URLEncoding.EncodeToString([]byte(name))
 }
 
 func (s *snapshotStore) partsSubject(id string) string { return "$O." + s.bucket + ".C." + id }
@@ -186,18 +185,18 @@ func (w *partWriter) flush() error {
 // list returns the snapshots that are listed, the newest first, also those that are
 // not whole.
 func (s *snapshotStore) list(ctx context.Context) ([]storedSnapshot, error) {
-	infos, found, err := s.look(ctx)
+	has, err := s.look(ctx)
 	if err != nil {
 		return nil, err
 	}
 	var stored []storedSnapshot
-	for _, info := range infos {
-		digits, ours := strings.CutPrefix(info.Name, snapshotPrefix)
+	for _, object := range has.listed {
+		digits, ours := strings.CutPrefix(object.Name, snapshotPrefix)
 		sequence, err := strconv.ParseUint(digits, 10, 64)
 		if ours && err == nil {
 			stored = append(stored, storedSnapshot{
-				name: info.Name, sequence: sequence, id: info.NUID,
-				parts: uint64(info.Chunks), found: found[s.partsSubject(info.NUID)],
+				name: object.Name, sequence: sequence, id: object.NUID,
+				parts: uint64(object.Chunks), found: has.parts[s.partsSubject(object.NUID)],
 			})
 		}
 	}
@@ -211,21 +210,44 @@ func (s *snapshotStore) whole(ctx context.Context) ([]storedSnapshot, error) {
 	return slices.DeleteFunc(stored, func(snapshot storedSnapshot) bool { return !snapshot.whole() }), err
 }
 
-// look returns the objects that are listed, and how many parts there are on each
-// subject. The parts are counted after that, so those of a listed object are there,
-// or lost.
-func (s *snapshotStore) look(ctx context.Context) ([]*jetstream.ObjectInfo, map[string]uint64, error) {
-	ctx, cancel := context.WithTimeout(ctx, 2*apiTimeout)
+// A holding is all that is stored.
+type holding struct {
+	listed  []jetstream.ObjectInfo
+	parts   map[string]uint64 // how many there are on each subject
+	removed map[string]uint64 // sequences of entries that say that an object was removed
+}
+
+// look returns what the leader of the stream has.
+func (s *snapshotStore) look(ctx context.Context) (holding, error) {
+	has := holding{parts: map[string]uint64{}, removed: map[string]uint64{}}
+	asked, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
-	infos, err := s.objects.List(ctx)
-	if err != nil && !errors.Is(err, jetstream.ErrNoObjectsFound) {
-		return nil, nil, fmt.Errorf("list the snapshots: %w", err)
-	}
-	stream, err := s.stream.Info(ctx, jetstream.WithSubjectFilter(s.partsSubject(">")))
+	stream, err := s.stream.Info(asked, jetstream.WithSubjectFilter("$O."+s.bucket+".>"))
 	if err != nil {
-		return nil, nil, fmt.Errorf("count the parts of the snapshots: %w", err)
+		return has, fmt.Errorf("list the snapshots: %w", err)
 	}
-	return infos, stream.State.Subjects, nil
+	for subject, count := range stream.State.Subjects {
+		if !strings.HasPrefix(subject, s.entries()) {
+			has.parts[subject] = count
+			continue
+		}
+		entry, err := s.last(ctx, subject)
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			continue // it was removed since
+		}
+		if err != nil {
+			return has, fmt.Errorf("list the snapshots: %w", err)
+		}
+		var object jetstream.ObjectInfo
+		switch err := json.Unmarshal(entry.Data, &object); {
+		case err != nil: // it lists nothing, for nats.go neither
+		case object.Deleted:
+			has.removed[subject] = entry.Sequence
+		default:
+			has.listed = append(has.listed, object)
+		}
+	}
+	return has, nil
 }
 
 // open returns a reader of a snapshot, which ends with ctx. An error of it is
@@ -326,25 +348,32 @@ func (s *snapshotStore) removeBefore(ctx context.Context, sequence uint64) error
 	return nil
 }
 
-// purge removes all that is on a subject.
-func (s *snapshotStore) purge(ctx context.Context, subject string) error {
+// purge removes what is on a subject: all, or what opts say.
+func (s *snapshotStore) purge(ctx context.Context, subject string, opts ...jetstream.StreamPurgeOpt) error {
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
-	return s.stream.Purge(ctx, jetstream.WithPurgeSubject(subject))
+	return s.stream.Purge(ctx, append(opts, jetstream.WithPurgeSubject(subject))...)
 }
 
 // removeRemains removes the parts of snapshots whose workers ended while they
 // stored them: those that belong to nothing that is listed, and have an age that
-// none has of one that is being stored.
+// none has of one that is being stored. It also removes what nats.go leaves where it
+// removes an object.
 func (s *snapshotStore) removeRemains(ctx context.Context, age time.Duration) error {
-	infos, found, err := s.look(ctx)
+	has, err := s.look(ctx)
 	if err != nil {
 		return err
 	}
-	for _, info := range infos {
-		delete(found, s.partsSubject(info.NUID))
+	for subject, sequence := range has.removed {
+		// A snapshot may have been stored under that name meanwhile.
+		if err := s.purge(ctx, subject, jetstream.WithPurgeSequence(sequence+1)); err != nil {
+			return fmt.Errorf("remove remains of a snapshot: %w", err)
+		}
 	}
-	for subject := range found {
+	for _, object := range has.listed {
+		delete(has.parts, s.partsSubject(object.NUID))
+	}
+	for subject := range has.parts {
 		last, err := s.last(ctx, subject)
 		if errors.Is(err, jetstream.ErrMsgNotFound) || err == nil && time.Since(last.Time) < age {
 			continue
@@ -360,9 +389,40 @@ func (s *snapshotStore) removeRemains(ctx context.Context, age time.Duration) er
 	return nil
 }
 
-// last returns the last message on a subject.
-func (s *snapshotStore) last(ctx context.Context, subject string) (*jetstream.RawStreamMsg, error) {
+// A storedMessage is a message as the leader of a stream gives it.
+type storedMessage struct {
+	Sequence uint64    `json:"seq"`
+	Data     []byte    `json:"data"`
+	Time     time.Time `json:"time"`
+}
+
+// last returns the last message on a subject. It asks the leader, as nats.go does not
+// where other servers may answer, which can be behind. It fails with
+// [jetstream.ErrMsgNotFound].
+func (s *snapshotStore) last(ctx context.Context, subject string) (storedMessage, error) {
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
-	return s.stream.GetLastMsgForSubject(ctx, subject)
+	query, err := json.Marshal(map[string]string{"last_by_subj": subject})
+	if err != nil {
+		return storedMessage{}, err
+	}
+	m, err := s.js.Conn().RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+s.stream.CachedInfo().Config.Name, query)
+	if err != nil {
+		return storedMessage{}, err
+	}
+	var answer struct {
+		Error   *jetstream.APIError `json:"error"`
+		Message storedMessage       `json:"message"`
+	}
+	if err := json.Unmarshal(m.Data, &answer); err != nil {
+		return storedMessage{}, err
+	}
+	switch {
+	case answer.Error == nil:
+		return answer.Message, nil
+	case answer.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound:
+		return storedMessage{}, jetstream.ErrMsgNotFound
+	default:
+		return storedMessage{}, answer.Error
+	}
 }

@@ -262,7 +262,7 @@ var errNotYet = errors.New("not yet")
 // moment ago: a server of a cluster, also the one that leads, may not have heard yet
 // of what others have made.
 func unheardOf(err error) error {
-	if errors.Is(err, jetstream.ErrStreamNotFound) || errors.Is(err, jetstream.ErrBucketNotFound) {
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		return fmt.Errorf("%w: %w", errNotYet, err)
 	}
 	return err
