@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"log/slog"
 	"slices"
@@ -27,9 +26,6 @@ const (
 	snapshotTimeout = 5 * time.Minute
 	// snapshotPrefix is what their names begin with; the rest is the sequence.
 	snapshotPrefix = "snapshot-"
-	// partSize is the size of the parts in which a snapshot is stored, where the
-	// server takes messages of that size.
-	partSize = 256 << 10
 )
 
 // A snapshotStore has the snapshots of one log in a JetStream object store, where
@@ -141,47 +137,6 @@ func (s *snapshotStore) publish(ctx context.Context, m *nats.Msg, opts ...jetstr
 	return err
 }
 
-// A partWriter stores what is written to it, in parts of the capacity of part.
-type partWriter struct {
-	ctx     context.Context
-	store   *snapshotStore
-	subject string
-	part    []byte
-	count   uint32 // parts that are stored
-	size    uint64 // their bytes
-	digest  hash.Hash
-}
-
-func (w *partWriter) Write(p []byte) (int, error) {
-	for rest := p; len(rest) > 0; {
-		n := min(len(rest), cap(w.part)-len(w.part))
-		w.part = append(w.part, rest[:n]...)
-		rest = rest[n:]
-		if len(w.part) < cap(w.part) {
-			break
-		}
-		if err := w.flush(); err != nil {
-			return len(p) - len(rest), err
-		}
-	}
-	return len(p), nil
-}
-
-// flush stores the part that was begun.
-func (w *partWriter) flush() error {
-	if len(w.part) == 0 {
-		return nil
-	}
-	if err := w.store.publish(w.ctx, &nats.Msg{Subject: w.subject, Data: w.part}); err != nil {
-		return err
-	}
-	w.digest.Write(w.part)
-	w.count++
-	w.size += uint64(len(w.part))
-	w.part = w.part[:0]
-	return nil
-}
-
 // list returns the snapshots that are listed, the newest first, also those that are
 // not whole.
 func (s *snapshotStore) list(ctx context.Context) ([]storedSnapshot, error) {
@@ -257,54 +212,6 @@ func (s *snapshotStore) open(ctx context.Context, snapshot storedSnapshot) (io.R
 		return nil, damaged("it has %d of %d parts", snapshot.found, snapshot.parts)
 	}
 	return &partReader{ctx: ctx, store: s, snapshot: snapshot}, nil
-}
-
-// A partReader reads a snapshot. Any server of the stream is asked for one part
-// after the other, so there is no consumer that is lost with one of them.
-type partReader struct {
-	ctx      context.Context
-	store    *snapshotStore
-	snapshot storedSnapshot
-	part     []byte // what was not read yet of the last one
-	count    uint64 // of the parts
-	next     uint64 // sequence after the last one
-}
-
-func (r *partReader) Read(p []byte) (int, error) {
-	for len(r.part) == 0 {
-		if r.count == r.snapshot.parts {
-			return 0, io.EOF
-		}
-		if err := r.fetch(); err != nil {
-			return 0, fmt.Errorf("part %d of %d: %w", r.count+1, r.snapshot.parts, err)
-		}
-	}
-	n := copy(p, r.part)
-	r.part = r.part[n:]
-	return n, nil
-}
-
-// fetch fetches the next part. It asks again, which reaches another server, where one
-// is silent.
-func (r *partReader) fetch() error {
-	ctx, cancel := context.WithTimeout(r.ctx, apiTimeout)
-	defer cancel()
-	subject := r.store.partsSubject(r.snapshot.id)
-	for patience := askAgain; ; patience *= 2 {
-		asked, cancel := context.WithTimeout(ctx, patience)
-		m, err := r.store.stream.GetMsg(asked, max(r.next, 1), jetstream.WithGetMsgSubject(subject))
-		cancel()
-		switch {
-		case err == nil:
-			r.part, r.next = m.Data, m.Sequence+1
-			r.count++
-			return nil
-		case errors.Is(err, jetstream.ErrMsgNotFound):
-			return r.store.missing(r.ctx, r.snapshot, err)
-		case !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil:
-			return err
-		}
-	}
 }
 
 // missing tells why a server did not have a part of a snapshot: without
