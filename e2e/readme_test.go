@@ -53,8 +53,11 @@ func TestReadmeAccessControl(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			args := append(args, "--listen", "127.0.0.1:0", "--nats-config", writeFile(t, "nats-server.conf", config), "--user", "worker")
-			w := startWorker(t, []string{"KVBUS_NATS__PASSWORD=w-secret"}, args...)
+			w := startWorker(t, []string{"KVBUS_NATS__PASSWORD=w-secret", "KVBUS_STORE__SNAPSHOT_MAX_AGE=1s"}, args...)
 			accessControl(t, terminal{t, w.awaitLog(t, "serving").text("listen")})
+			if name == "durable" {
+				w.awaitLog(t, "snapshot stored")
+			}
 			if lines := w.logged("NATS reports an error"); len(lines) > 0 {
 				t.Errorf("the worker may not do what it does: %v", lines)
 			}
