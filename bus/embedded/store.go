@@ -31,6 +31,7 @@ type store struct {
 	lock    *flock.Flock
 	locked  fs.FileInfo    // of the lock's file
 	streams []storedStream // less those that are known to be recovered
+	started bool           // the server was found to have read what it can
 }
 
 // openStore locks the store directory, which is created if absent, looks whether the
@@ -136,6 +137,7 @@ func (s *store) verify(cause func(stream string) error, recovered map[string][]s
 	if len(errs) > 0 {
 		return errors.Join(errs...)
 	}
+	s.started = true
 	for _, stream := range s.streams {
 		if !slices.Contains(later, stream) {
 			errs = append(errs, os.RemoveAll(s.path(keptDir, stream.account, stream.name)))
@@ -158,7 +160,9 @@ func (s *store) close() error {
 	}
 	var errs []error
 	for _, stream := range s.streams {
-		if stream.kept && stream.isRemoved() {
+		// Of a server that was started, what has come in the place of a stream is what
+		// was asked for since, or what others of its cluster have.
+		if stream.kept && (stream.isGone() || stream.isRemoved() && !s.started) {
 			errs = append(errs, os.RemoveAll(stream.dir), s.putBack(stream.account, stream.name))
 		}
 	}

@@ -277,3 +277,40 @@ func TestDamagedDescriptionOfAStreamThatCanNotBeRead(t *testing.T) {
 	requireFiles(t, dir, before)
 	requireNothingKept(t, opts)
 }
+
+// What has come in its place while the server ran stays.
+func TestDamagedDescriptionOfAStreamThatIsReplaced(t *testing.T) {
+	t.Parallel()
+	opts, dir := stored(t, embedded.Options{})
+	if err := os.WriteFile(filepath.Join(dir, "meta.sum"), []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := start(t, opts)
+	js, err := jetstream.New(inProcess(t, s))
+	if err != nil {
+		t.Fatal(err)
+	}
+	create := func() {
+		if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "LOG", Subjects: []string{"log"}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	create()
+	if err := js.DeleteStream(t.Context(), "LOG"); err != nil {
+		t.Fatal(err)
+	}
+	create()
+	shutdown(t, s)
+	requireNothingKept(t, opts)
+	s = start(t, opts)
+	if js, err = jetstream.New(inProcess(t, s)); err != nil {
+		t.Fatal(err)
+	}
+	stream, err := js.Stream(t.Context(), "LOG")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := stream.CachedInfo().State.Msgs; n != 0 {
+		t.Errorf("a stream that was removed is there again, with %d messages", n)
+	}
+}

@@ -34,6 +34,12 @@ func (s storedStream) isRemoved() bool {
 	return err != nil || !os.SameFile(info, s.info)
 }
 
+// isGone reports whether there is nothing in the place of a stream's directory.
+func (s storedStream) isGone() bool {
+	_, err := os.Stat(s.dir)
+	return errors.Is(err, fs.ErrNotExist)
+}
+
 // isEncrypted reports whether a stream can be read with a key only. That it has one
 // itself, which is encrypted, says so.
 func (s storedStream) isEncrypted() bool {
