@@ -17,8 +17,8 @@ own, in the same process.
 
 The first SIGINT, SIGTERM or SIGHUP stops it in order: requests that were taken
 are answered, for at most --drain-timeout. A second one ends it at once, with
-the exit status 128 plus the signal's number. SIGINT and SIGHUP that are ignored
-at the start, as after nohup, stay ignored. Settings are read at the start only.
+the exit status 128 plus the signal's number. A SIGHUP that is ignored at the
+start, as after nohup, stays ignored. Settings are read at the start only.
 
 Settings come from flags, then the environment, then the file, then the
 defaults; see 'kvbus config --help'.`,

@@ -40,13 +40,11 @@ func runTests(m *testing.M) int {
 	return m.Run()
 }
 
-// takeSignals has processes that tests start take the signals which these tests
-// themselves were told to ignore, as in the background of a shell.
+// takeSignals has processes that tests start take a hangup, which these tests
+// themselves may have been told to ignore, as by nohup.
 func takeSignals() {
-	for _, s := range []os.Signal{os.Interrupt, syscall.SIGHUP} {
-		if signal.Ignored(s) {
-			signal.Notify(make(chan os.Signal, 1), s)
-		}
+	if signal.Ignored(syscall.SIGHUP) {
+		signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
 	}
 }
 

@@ -2,9 +2,8 @@
 //
 // The first SIGINT, SIGTERM or SIGHUP stops it in order, a second one ends it at once
 // with the exit status 128 plus the signal's number, as a shell reports a
-// process that a signal ended. SIGINT and SIGHUP that were ignored at the start, as
-// nohup and a shell's background have it, stay so. All other statuses are those of
-// kvbus/cmd.
+// process that a signal ended. A SIGHUP that was ignored at the start, as nohup has it,
+// stays so. All other statuses are those of kvbus/cmd.
 package main
 
 import (
@@ -22,11 +21,9 @@ func main() {
 	// Room for both signals that count: neither is lost while the first is
 	// being dealt with.
 	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, syscall.SIGTERM)
-	for _, s := range []os.Signal{os.Interrupt, syscall.SIGHUP} {
-		if !signal.Ignored(s) {
-			signal.Notify(signals, s)
-		}
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	if !signal.Ignored(syscall.SIGHUP) {
+		signal.Notify(signals, syscall.SIGHUP)
 	}
 	go stopOn(signals, cancel, os.Exit)
 
