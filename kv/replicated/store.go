@@ -183,13 +183,19 @@ func Open(ctx context.Context, nc *nats.Conn, opts Options) (*Store, error) {
 }
 
 func (s *Store) start(ctx context.Context) error {
-	begun := time.Now()
+	var since time.Time // another log is heard of
 	err := patiently(ctx, s.logger, "open the log "+streamName(s.opts.Prefix), func() error {
 		ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 		defer cancel()
 		err := s.openLog(ctx)
-		if errors.Is(err, errTwoLogs) && time.Since(begun) < apiTimeout {
-			err = fmt.Errorf("%w: %w", errNotYet, err) // it may be that of another server that is just being made
+		switch {
+		case !errors.Is(err, errTwoLogs):
+			since = time.Time{}
+		case since.IsZero():
+			since = time.Now()
+			fallthrough
+		case time.Since(since) < 2*apiTimeout:
+			err = fmt.Errorf("%w: %w", errNotYet, err) // it may be this one, of which the server has not heard yet
 		}
 		return s.asked(err)
 	})
