@@ -52,6 +52,8 @@ type claim struct {
 	since int64 // Unix nanoseconds
 	// settled: the worker serves; it heard of no better claim in time.
 	settled bool
+	// asking: a worker that told of a better claim was asked whether it has it.
+	asking bool
 	// lost is the worker with the better claim; nil while there is none.
 	lost *rival
 	// beaten is closed when there is one.
@@ -91,6 +93,7 @@ func (c *claim) meet(header nats.Header, metadata map[string]string) {
 	defer c.mu.Unlock()
 	c.describe(func(key, value string) { metadata[key] = value })
 	if other, better := c.compare(header.Get); better && isToken(other.id) {
+		c.asking = true
 		_ = c.ask(other.id) // the connection reports its own failures
 	}
 }
@@ -166,22 +169,34 @@ func (c *claim) hear(m *nats.Msg) {
 }
 
 // settle waits for the answers of workers that were asked, and settles if none is
-// better; otherwise it fails with [ErrPrefixTaken].
+// better; otherwise it fails with [ErrPrefixTaken]. Where one was asked meanwhile it
+// waits once more: that one compares with a claim that had not settled.
 func (c *claim) settle(ctx context.Context, wait time.Duration) error {
-	select {
-	case <-c.beaten:
-	case <-time.After(wait):
-	case <-ctx.Done():
-		return ctx.Err()
+	for last := false; ; last = true {
+		select {
+		case <-c.beaten:
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		if settled, err := c.tryToSettle(last); settled || err != nil {
+			return err
+		}
 	}
+}
 
+func (c *claim) tryToSettle(last bool) (settled bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.lost != nil {
-		return c.err()
+		return false, c.err()
+	}
+	if c.asking && !c.settled && !last {
+		c.asking = false
+		return false, nil
 	}
 	c.settled = true
-	return nil
+	return true, nil
 }
 
 // err says to whom the claim was lost. The lock is held.

@@ -1,0 +1,48 @@
+package service
+
+import (
+	"encoding/json"
+	"errors"
+	"testing"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/micro"
+
+	"kvbus/bus/bustest"
+)
+
+// A worker that asks whose a better claim is, when its own wait is nearly over, waits
+// for that answer: the other one compares with a claim that had not settled, and stays.
+func TestOneOfTwoClaimsSettles(t *testing.T) {
+	nc := bustest.Connect(t, bustest.StartServer(t, server.Options{}))
+	early, late := newClaim(nc, "kv", "early", false, nil), newClaim(nc, "kv", "late", false, nil)
+	late.since = early.since + 1
+	ping := func(c *claim) nats.Header {
+		header := nats.Header{}
+		c.describe(header.Set)
+		return header
+	}
+	answer := func(c *claim, ping nats.Header) *nats.Msg {
+		identity := micro.ServiceIdentity{Metadata: map[string]string{}}
+		c.meet(ping, identity.Metadata)
+		body, err := json.Marshal(micro.Ping{ServiceIdentity: identity})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return &nats.Msg{Data: body}
+	}
+	fromLate := answer(late, ping(early)) // it asks
+	question := ping(late)
+	if settled, err := late.tryToSettle(false); settled || err != nil {
+		t.Fatalf("the later one settles before it has the answer: %v, %v", settled, err)
+	}
+	late.hear(answer(early, question))
+	early.hear(fromLate)
+	if settled, err := late.tryToSettle(true); settled || !errors.Is(err, ErrPrefixTaken) {
+		t.Errorf("the later one: %v, %v", settled, err)
+	}
+	if settled, err := early.tryToSettle(false); !settled || err != nil {
+		t.Errorf("the earlier one: %v, %v", settled, err)
+	}
+}
