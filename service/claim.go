@@ -36,8 +36,8 @@ const (
 // A worker that wants a prefix first listens for pings and then sends one; a
 // ping and its answer both carry a claim. So of two workers at least one gets the
 // other's ping, and then both compare their claims: a worker that has settled stays,
-// otherwise the earlier one does. The other one leaves. Claims grow no worse with
-// time, and that of who has lost no better, so it does not matter when that is.
+// otherwise the earlier one does. The other one leaves. Who asks whether a claim is
+// better settles after the answer only, so both compare with one that has not.
 //
 // Anybody who may look for services may send a ping. So one with a better claim is
 // only a reason to ask the worker that it names; what is answered counts.
