@@ -15,11 +15,9 @@ import (
 	"kvbus/bus/embedded"
 )
 
-// stored returns a store directory with a stream of some messages, which is in dir.
-func stored(t *testing.T, opts embedded.Options) (_ embedded.Options, dir string) {
+// askForLog asks for the stream of the tests.
+func askForLog(t *testing.T, s *embedded.Server) jetstream.JetStream {
 	t.Helper()
-	opts.JetStream, opts.StoreDir = true, t.TempDir()
-	s := start(t, opts)
 	js, err := jetstream.New(inProcess(t, s))
 	if err != nil {
 		t.Fatal(err)
@@ -27,6 +25,15 @@ func stored(t *testing.T, opts embedded.Options) (_ embedded.Options, dir string
 	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "LOG", Subjects: []string{"log"}}); err != nil {
 		t.Fatal(err)
 	}
+	return js
+}
+
+// stored returns a store directory with a stream of some messages, which is in dir.
+func stored(t *testing.T, opts embedded.Options) (_ embedded.Options, dir string) {
+	t.Helper()
+	opts.JetStream, opts.StoreDir = true, t.TempDir()
+	s := start(t, opts)
+	js := askForLog(t, s)
 	publish(t, js, 1)
 	publish(t, js, 2)
 	shutdown(t, s)
@@ -239,13 +246,7 @@ func TestDamagedDescriptionIsNoError(t *testing.T) {
 			t.Fatal(err)
 		}
 		s := start(t, opts)
-		js, err := jetstream.New(inProcess(t, s))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "LOG", Subjects: []string{"log"}}); err != nil {
-			t.Fatal(err)
-		}
+		js := askForLog(t, s)
 		publish(t, js, 3)
 		shutdown(t, s)
 		requireNothingKept(t, opts)
@@ -286,27 +287,14 @@ func TestDamagedDescriptionOfAStreamThatIsReplaced(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := start(t, opts)
-	js, err := jetstream.New(inProcess(t, s))
-	if err != nil {
-		t.Fatal(err)
-	}
-	create := func() {
-		if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "LOG", Subjects: []string{"log"}}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	create()
+	js := askForLog(t, s)
 	if err := js.DeleteStream(t.Context(), "LOG"); err != nil {
 		t.Fatal(err)
 	}
-	create()
+	askForLog(t, s)
 	shutdown(t, s)
 	requireNothingKept(t, opts)
-	s = start(t, opts)
-	if js, err = jetstream.New(inProcess(t, s)); err != nil {
-		t.Fatal(err)
-	}
-	stream, err := js.Stream(t.Context(), "LOG")
+	stream, err := askForLog(t, start(t, opts)).Stream(t.Context(), "LOG")
 	if err != nil {
 		t.Fatal(err)
 	}
