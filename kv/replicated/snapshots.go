@@ -173,10 +173,12 @@ func (s *Store) read(ctx context.Context, snapshot storedSnapshot, opts machine.
 func (s *Store) Snapshot(ctx context.Context) error {
 	s.snapshotting.Lock()
 	defer s.snapshotting.Unlock()
-	if err := errors.Join(s.removeUseless(ctx), s.storeSnapshot(ctx)); err != nil {
-		return err
+	useless := s.removeUseless(ctx)
+	err := s.storeSnapshot(ctx)
+	if err == nil { // what could not be removed keeps nothing else from it
+		err = s.removeOld(ctx)
 	}
-	return s.removeOld(ctx)
+	return errors.Join(useless, err)
 }
 
 // storeSnapshot stores the present state, unless there is a newer snapshot than the last
