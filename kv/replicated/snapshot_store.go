@@ -24,6 +24,10 @@ const (
 	// snapshotTimeout bounds the writing of one snapshot. Parts that are older, and
 	// belong to nothing that is listed, are left over.
 	snapshotTimeout = 5 * time.Minute
+	// publishTimeout bounds the storing of one message of it, which is sent again each
+	// time that there is no answer. It is far below the two minutes in which JetStream
+	// knows a message again.
+	publishTimeout = 5 * apiTimeout
 	// snapshotPrefix is what their names begin with; the rest is the sequence.
 	snapshotPrefix = "snapshot-"
 )
@@ -32,8 +36,7 @@ const (
 // `nats object` shows them. An object is its parts, each a message on the subject of
 // the object's id, and an entry on the subject of its name, which lists it.
 //
-// The entry is stored when all the parts are, for which nats.go would not wait, and
-// the answer to each of them has its own time: the leader of the stream may be gone.
+// The entry is stored when all the parts are, for which nats.go would not wait.
 type snapshotStore struct {
 	js     jetstream.JetStream
 	stream jetstream.Stream // that the objects are in
@@ -129,12 +132,21 @@ func (s *snapshotStore) enter(ctx context.Context, info *jetstream.ObjectInfo) e
 	return s.publish(ctx, entry, jetstream.WithExpectLastSequencePerSubject(replaced))
 }
 
-// publish returns when a message is stored.
+// publish returns when a message is stored. It sends it again where no answer comes, as
+// from a leader of the stream that is gone, or is busy: JetStream stores it once.
 func (s *snapshotStore) publish(ctx context.Context, m *nats.Msg, opts ...jetstream.PublishOpt) error {
-	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
 	defer cancel()
-	_, err := s.js.PublishMsg(ctx, m, opts...)
-	return err
+	opts = append(opts, jetstream.WithMsgID(nuid.Next()))
+	for {
+		asked, cancel := context.WithTimeout(ctx, apiTimeout)
+		_, err := s.js.PublishMsg(asked, m, opts...)
+		cancel()
+		silent := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, jetstream.ErrNoStreamResponse)
+		if !silent || ctx.Err() != nil {
+			return err
+		}
+	}
 }
 
 // list returns the snapshots that are listed, the newest first, also those that are

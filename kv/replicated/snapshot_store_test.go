@@ -96,8 +96,8 @@ func TestSnapshotThatIsNotWhole(t *testing.T) {
 	}
 }
 
-// Where parts of a snapshot are taken without an answer, it is not waited for any
-// longer than for other answers, and not listed.
+// Where parts of a snapshot are taken and no answer comes, they are sent again, stored
+// once, and not listed until an answer comes. It is not waited for without end.
 func TestSnapshotWithoutAnAnswer(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
@@ -105,17 +105,17 @@ func TestSnapshotWithoutAnAnswer(t *testing.T) {
 	if _, err := kv.Of(store).Set(bounded(t), "k", "v"); err != nil {
 		t.Fatal(err)
 	}
+	objs, _ := objects(t, s)
 	js, err := jetstream.New(bustest.Connect(t, s))
 	if err != nil {
 		t.Fatal(err)
 	}
-	objs, _ := objects(t, s)
+	stream, err := js.Stream(bounded(t), "OBJ_KVBUS_kv")
+	if err != nil {
+		t.Fatal(err)
+	}
 	answer := func(does bool) {
 		t.Helper()
-		stream, err := js.Stream(bounded(t), "OBJ_KVBUS_kv")
-		if err != nil {
-			t.Fatal(err)
-		}
 		config := stream.CachedInfo().Config
 		config.NoAck = !does
 		if _, err := js.UpdateStream(bounded(t), config); err != nil {
@@ -127,13 +127,32 @@ func TestSnapshotWithoutAnAnswer(t *testing.T) {
 	if err := store.Snapshot(bounded(t)); err == nil || time.Since(start) > patience/2 {
 		t.Errorf("it ends after %v with %v", time.Since(start), err)
 	}
-	answer(true)
 	if infos, err := objs.List(bounded(t)); len(infos) != 0 {
 		t.Errorf("%d are listed, %v", len(infos), err)
 	}
-	snapshot(t, store)
-	if infos, err := objs.List(bounded(t)); len(infos) != 1 {
-		t.Errorf("%d are listed, %v", len(infos), err)
+
+	stored := make(chan error, 1)
+	go func() { stored <- store.Snapshot(bounded(t)) }()
+	for has := uint64(0); has == 0; {
+		info, err := stream.Info(bounded(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		has = info.State.Msgs
+	}
+	answer(true)
+	if err := <-stored; err != nil {
+		t.Error(err)
+	}
+	infos, err := objs.List(bounded(t))
+	if err != nil || len(infos) != 1 {
+		t.Fatalf("%d are listed, %v", len(infos), err)
+	}
+	if _, err := objs.GetBytes(bounded(t), infos[0].Name); err != nil {
+		t.Error(err)
+	}
+	if info, err := stream.Info(bounded(t)); err != nil || info.State.Msgs != 2 {
+		t.Errorf("a part and an entry are %d messages, %v", info.State.Msgs, err)
 	}
 }
 

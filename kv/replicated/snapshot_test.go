@@ -107,7 +107,7 @@ func TestSnapshotRoundTrip(t *testing.T) {
 	}
 	large := []kv.Entry{
 		{Key: "a", Value: "small"},
-		{Key: "b", Value: strings.Repeat("v", 8<<20)},
+		{Key: "b", Value: strings.Repeat("v", 17<<20)},
 		{Key: "c", Value: strings.Repeat("v", blockTarget-20)},
 		{Key: "d", Value: strings.Repeat("v", blockTarget)},
 		{Key: "e", Value: "small"},
