@@ -15,6 +15,9 @@ import (
 // takes messages of that size.
 const partSize = 256 << 10
 
+// partHeaders is an upper bound of the headers of a part.
+const partHeaders = 128
+
 // A partWriter stores what is written to it, in parts of the capacity of part.
 type partWriter struct {
 	ctx     context.Context

@@ -90,7 +90,7 @@ func (s *snapshotStore) put(ctx context.Context, sequence uint64, write func(io.
 	ctx, cancel := context.WithTimeout(ctx, snapshotTimeout)
 	defer cancel()
 	id := nuid.Next()
-	size := min(partSize, s.js.Conn().MaxPayload())
+	size := max(1, min(partSize, s.js.Conn().MaxPayload()-partHeaders))
 	parts := partWriter{ctx: ctx, store: s, subject: s.partsSubject(id), part: make([]byte, 0, size), digest: sha256.New()}
 	err := write(&parts)
 	if err == nil {

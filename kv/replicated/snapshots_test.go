@@ -157,6 +157,29 @@ func TestSnapshotOfALargeValue(t *testing.T) {
 	}
 }
 
+// A snapshot is stored where a message is smaller than the parts would be.
+func TestSnapshotOnASmallBus(t *testing.T) {
+	s := bustest.StartServer(t, server.Options{JetStream: true, StoreDir: t.TempDir(), MaxPayload: 64 << 10})
+	store := open(t, s, keepsLittle)
+	churn(t, store, rand.New(rand.NewPCG(6, 6)), 10)
+	for i := range 20 {
+		if _, err := kv.Of(store).Set(bounded(t), fmt.Sprint("large", i), strings.Repeat("v", 50<<10)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	snapshot(t, store)
+	objs, log := objects(t, s)
+	if infos, err := objs.List(bounded(t)); err != nil || len(infos) != 1 || infos[0].Size < 20*50<<10 {
+		t.Fatalf("there are %v, %v; want a large one", infos, err)
+	}
+	if err := log.Purge(bounded(t), jetstream.WithPurgeSequence(store.Applied())); err != nil {
+		t.Fatal(err)
+	}
+	if diff := differ(state(t, open(t, s, keepsLittle)), state(t, store)); diff != "" {
+		t.Errorf("from it the state is another: %s", diff)
+	}
+}
+
 // Events that are not published yet keep the log and the snapshots before them.
 func TestUnpublishedEventsAreKept(t *testing.T) {
 	s := startServer(t)
