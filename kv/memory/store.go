@@ -84,8 +84,15 @@ func (s *Store) apply(ctx context.Context, cmd *kv.Command) (result kv.Result, w
 
 // Get implements [kv.Store].
 func (s *Store) Get(ctx context.Context, key string, opts kv.ReadOptions) (entry kv.Entry, err error) {
-	if err = s.readable(ctx, opts); err == nil {
-		err = s.shared.Get(key, time.Now, &entry)
+	if !s.has(opts.MinRevision) {
+		if err = s.readable(ctx, opts); err != nil {
+			return entry, err
+		}
+	}
+	err = s.shared.Get(key, time.Now, &entry)
+	// Asked last, so that less is to be kept over the call: see [machine.Shared.Get].
+	if ended := ctx.Err(); ended != nil {
+		return kv.Entry{}, ended
 	}
 	return entry, err
 }
@@ -143,15 +150,21 @@ func (s *Store) readable(ctx context.Context, opts kv.ReadOptions) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	if s.has(opts.MinRevision) {
+		return nil
+	}
 	if s.shared.Closed() {
 		return kv.ErrClosed
-	}
-	if opts.MinRevision <= s.shared.Revision() {
-		return nil
 	}
 	if revision := s.shared.Settled(); opts.MinRevision > revision {
 		// Nobody else writes: no wait would bring it.
 		return fmt.Errorf("%w: the store is at revision %d, before %d", kv.ErrUnavailable, revision, opts.MinRevision)
 	}
 	return nil
+}
+
+// has reports whether the store is open and has reached a revision. It waits for
+// nobody.
+func (s *Store) has(revision uint64) bool {
+	return !s.shared.Closed() && revision <= s.shared.Revision()
 }
