@@ -38,7 +38,7 @@ type Store interface {
 
 	// Scan returns the live entries that q selects, sorted by the bytes of their
 	// keys, all of one revision however long it takes. It fails with
-	// [ErrInvalidKey] for a bad prefix or cursor and with [ErrInvalidArgument].
+	// [ErrInvalidKey] for a bad prefix and with [ErrInvalidArgument] for a bad cursor.
 	Scan(ctx context.Context, q Query) (Page, error)
 
 	// Replay returns events from the ring of recent ones. It fails with

@@ -201,10 +201,11 @@ func (m *Model) Get(now int64, key string) (kv.Entry, bool) {
 // Scan returns the entries that q selects and that are live at the time now.
 // The cursor of a page is its last key.
 func (m *Model) Scan(now int64, q kv.Query) (kv.Page, error) {
-	for _, part := range []string{q.Prefix, q.Cursor} {
-		if err := kv.ValidatePrefix(part); err != nil {
-			return kv.Page{}, err
-		}
+	if err := kv.ValidatePrefix(q.Prefix); err != nil {
+		return kv.Page{}, err
+	}
+	if err := kv.ValidatePrefix(q.Cursor); err != nil {
+		return kv.Page{}, fmt.Errorf("%w: cursor %q: %v", kv.ErrInvalidArgument, q.Cursor, err)
 	}
 	page := kv.Page{Revision: m.Revision()}
 	size := 0

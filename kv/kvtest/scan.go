@@ -257,7 +257,7 @@ func checkScanBadCursor(e *env) {
 	s := filled(e)
 	for _, cursor := range []string{"not a key", "*", "\xff", strings.Repeat("k", kv.MaxKeyLength+1)} {
 		_, err := s.Store().Scan(s.ctx, kv.Query{Cursor: cursor})
-		s.wantErr(fmt.Sprintf("scan with cursor %.40q", cursor), err, kv.ErrInvalidKey)
+		s.wantErr(fmt.Sprintf("scan with cursor %.40q", cursor), err, kv.ErrInvalidArgument)
 	}
 }
 

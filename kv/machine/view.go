@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"fmt"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -106,7 +107,7 @@ func (v *View) Scan(q kv.Query, now time.Time) (kv.Page, error) {
 	if err := kv.ValidatePrefix(q.Cursor); err != nil {
 		// A logged key may be of a later Unicode; the page before ended with it.
 		if _, isKey := v.index.Get(q.Cursor); !isKey {
-			return kv.Page{}, err
+			return kv.Page{}, fmt.Errorf("%w: the cursor %.40q is of no page", kv.ErrInvalidArgument, q.Cursor)
 		}
 	}
 	page := kv.Page{Revision: v.revision}
