@@ -41,7 +41,7 @@ type flight struct {
 	number    uint64
 	proposals []proposal
 	readers   []reader
-	since     time.Time // when it was first appended
+	given     int       // of the proposals, the first: they waited for too long
 	sent      time.Time // when it was last appended
 	due       time.Time // when it is to be appended again
 	marked    bool      // it is appended as a mark
@@ -53,7 +53,7 @@ type flight struct {
 }
 
 // members returns how many wait for the batch.
-func (f *flight) members() int { return len(f.proposals) + len(f.readers) }
+func (f *flight) members() int { return len(f.proposals) - f.given + len(f.readers) }
 
 // send notes that the batch is appended, and returns how often that is. It counts
 // before it is done: what happens then is not known until a refusal says so.
@@ -72,9 +72,12 @@ func (f *flight) refused(reason error) {
 	f.due = f.sent.Add(resendRefused)
 }
 
-// verdict is the error of a batch that is given up.
+// undone reports whether all sends certainly did nothing.
+func (f *flight) undone() bool { return f.sends == f.refusals }
+
+// verdict is the error of those that are given up.
 func (f *flight) verdict() error {
-	if f.sends == f.refusals {
+	if f.undone() {
 		return fmt.Errorf("%w: %w: %w", kv.ErrUnavailable, ErrNotTaken, f.reason)
 	}
 	return fmt.Errorf("%w: %w: the batch was not seen in the log", kv.ErrTimeout, ErrNotTaken)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -64,11 +65,15 @@ type proposal struct {
 	since time.Time
 }
 
+func (p proposal) waitsSince() time.Time { return p.since }
+
 // A reader is a read that waits for a batch.
 type reader struct {
 	done  func(error)
 	since time.Time
 }
+
+func (r reader) waitsSince() time.Time { return r.since }
 
 func (p *pipeline) init(s *Store) {
 	p.store = s
@@ -185,7 +190,7 @@ func (p *pipeline) launch() (f *flight, send int) {
 			n++
 		}
 		p.number++
-		p.flight = &flight{number: p.number, proposals: p.queue[:n:n], readers: p.readers, since: time.Now(), marked: p.store.marks.due(), full: n < len(p.queue), unsent: true}
+		p.flight = &flight{number: p.number, proposals: p.queue[:n:n], readers: p.readers, marked: p.store.marks.due(), full: n < len(p.queue), unsent: true}
 		p.readers = nil
 		if p.queue = p.queue[n:]; len(p.queue) == 0 {
 			p.queue = nil
@@ -263,7 +268,8 @@ func (p *pipeline) complete(number uint64, outcomes []outcome) {
 		p.launchSoon(now)
 	}
 	p.mu.Unlock()
-	for i, proposal := range landed.proposals {
+	for i, proposal := range landed.proposals[landed.given:] {
+		i += landed.given
 		proposal.done(outcomes[i].result, outcomes[i].err)
 	}
 	for _, reader := range landed.readers {
@@ -315,20 +321,21 @@ func (p *pipeline) look() {
 	limit := now.Add(-p.store.opts.Timeout)
 	var given []func()
 
-	if f := p.flight; f != nil && f.since.Before(limit) {
-		p.flight = nil
-		p.fails(f.verdict())
-		given = append(given, p.give(f.proposals, f.readers, f.verdict()))
+	if f := p.flight; f != nil {
+		// Some may have waited for the batch before it already.
+		if unseen, unread := late(f.proposals[f.given:], limit), late(f.readers, limit); unseen+unread > 0 {
+			p.fails(f.verdict())
+			given = append(given, p.give(f.proposals[f.given:f.given+unseen], f.readers[:unread], f.verdict()))
+			f.given, f.readers = f.given+unseen, f.readers[unread:]
+			if f.members() == 0 || f.undone() {
+				// Those that were told that nothing was done are not appended again.
+				p.queue = slices.Concat(f.proposals[f.given:], p.queue)
+				p.readers = slices.Concat(f.readers, p.readers)
+				p.flight = nil
+			}
+		}
 	}
-	unsent := 0
-	for unsent < len(p.queue) && p.queue[unsent].since.Before(limit) {
-		unsent++
-	}
-	unread := 0
-	for unread < len(p.readers) && p.readers[unread].since.Before(limit) {
-		unread++
-	}
-	if unsent+unread > 0 {
+	if unsent, unread := late(p.queue, limit), late(p.readers, limit); unsent+unread > 0 {
 		given = append(given, p.give(p.queue[:unsent], p.readers[:unread], p.waitedInVain()))
 		p.queue, p.readers = p.queue[unsent:], p.readers[unread:]
 	}
@@ -344,6 +351,16 @@ func (p *pipeline) look() {
 	for _, done := range given {
 		done()
 	}
+}
+
+// late returns how many have waited since before limit. They are in the order in which
+// they came.
+func late[W interface{ waitsSince() time.Time }](waiting []W, limit time.Time) int {
+	n := 0
+	for n < len(waiting) && waiting[n].waitsSince().Before(limit) {
+		n++
+	}
+	return n
 }
 
 // waitedInVain is the error of what was never in a batch: those before it took too
@@ -418,7 +435,7 @@ func (p *pipeline) close(err error) {
 	p.gather.stop()
 	var given []func()
 	if f := p.flight; f != nil {
-		given = append(given, p.give(f.proposals, f.readers, f.verdict()))
+		given = append(given, p.give(f.proposals[f.given:], f.readers, f.verdict()))
 	}
 	given = append(given, p.give(p.queue, p.readers, err))
 	p.flight, p.queue, p.readers = nil, nil, nil

@@ -3,7 +3,9 @@ package replicated
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"testing"
+	"time"
 
 	"kvbus/kv"
 )
@@ -25,5 +27,84 @@ func TestGivenUp(t *testing.T) {
 		if !errors.Is(read, kv.ErrUnavailable) || errors.Is(read, kv.ErrTimeout) {
 			t.Errorf("after %v a read fails with %v", reason, read)
 		}
+	}
+}
+
+// Each waits for as long as it may, and no longer for having waited for another batch
+// first. Who is told that nothing was done is not appended again.
+func TestGivenUpEach(t *testing.T) {
+	const limit = time.Minute
+	old, young := time.Now().Add(-2*limit), time.Now()
+	for name, tt := range map[string]struct {
+		second          time.Time // since when the second ones wait
+		sends, refusals int
+		want            error
+		stays, requeued bool
+	}{
+		"unknown":      {young, 2, 1, kv.ErrTimeout, true, false},
+		"refused":      {young, 2, 2, kv.ErrUnavailable, false, true},
+		"all of them":  {old, 2, 1, kv.ErrTimeout, false, false},
+		"all, refused": {old, 2, 2, kv.ErrUnavailable, false, false},
+		"none of them": {young, 0, 0, nil, true, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			answers := map[string][]error{}
+			write := func(name string, since time.Time) proposal {
+				return proposal{kv.Command{Key: name}, func(_ kv.Result, err error) { answers[name] = append(answers[name], err) }, since}
+			}
+			read := func(name string, since time.Time) reader {
+				return reader{func(err error) { answers[name] = append(answers[name], err) }, since}
+			}
+			first := old
+			if tt.want == nil {
+				first = young
+			}
+			p := pipeline{
+				store: &Store{opts: Options{Timeout: limit}, logger: slog.New(slog.DiscardHandler)},
+				flight: &flight{
+					number: 7, sends: tt.sends, refusals: tt.refusals, reason: errors.New("a reason"), due: time.Now().Add(limit),
+					proposals: []proposal{write("write 1", first), write("write 2", tt.second)},
+					readers:   []reader{read("read 1", first), read("read 2", tt.second)},
+				},
+				queue:    []proposal{write("later", young)},
+				waiting:  5,
+				launches: make(chan struct{}, 1),
+			}
+			p.look()
+			defer p.close(kv.ErrClosed)
+
+			wanted := map[string]error{"write 1": tt.want, "read 1": kv.ErrUnavailable}
+			if tt.second == old {
+				wanted["write 2"], wanted["read 2"] = tt.want, kv.ErrUnavailable
+			}
+			if tt.want == nil {
+				clear(wanted)
+			}
+			for name, want := range wanted {
+				if got := answers[name]; len(got) != 1 || !errors.Is(got[0], want) {
+					t.Errorf("%s is answered with %v; want %v", name, got, want)
+				}
+			}
+			if len(answers) != len(wanted) {
+				t.Errorf("%d are answered: %v", len(answers), answers)
+			}
+			if p.waiting != 5-len(wanted) {
+				t.Errorf("%d wait; want %d", p.waiting, 5-len(wanted))
+			}
+			if (p.flight != nil) != tt.stays {
+				t.Errorf("the batch is under way: %v", p.flight)
+			}
+			if requeued := len(p.queue) == 2 && p.queue[0].cmd.Key == "write 2" && len(p.readers) == 1; requeued != tt.requeued {
+				t.Errorf("%d writes and %d reads wait for the next batch", len(p.queue), len(p.readers))
+			}
+			clear(answers)
+			p.complete(7, []outcome{{result: kv.Result{Number: 1}}, {result: kv.Result{Number: 2}}})
+			if tt.stays && len(answers["write 2"])+len(answers["read 2"]) != 2 {
+				t.Errorf("when it is seen after all, %v are answered", answers)
+			}
+			if len(answers["write 1"]) > 0 == (tt.want != nil) {
+				t.Errorf("the first write is answered with %v", answers["write 1"])
+			}
+		})
 	}
 }
