@@ -106,11 +106,11 @@ func headerSafe(s string) string {
 		s = s[:4*maxDescription]
 	}
 	s = strings.Map(func(r rune) rune {
-		if r == utf8.RuneError || !unicode.IsPrint(r) {
+		if !unicode.IsPrint(r) {
 			return ' '
 		}
 		return r
-	}, s)
+	}, strings.ToValidUTF8(s, " "))
 	s = strings.TrimSpace(s)
 	if len(s) <= maxDescription {
 		return s

@@ -35,7 +35,7 @@ type Subjects struct {
 // NewSubjects returns the subjects under prefix, [DefaultPrefix] if it is
 // empty. A prefix may have several tokens. It fails with
 // [kv.ErrInvalidArgument] if one of them is empty, starts with $, or has a
-// wildcard, white space, a control character or "{{".
+// wildcard, white space, a control character or "{{", and if the first is _INBOX.
 func NewSubjects(prefix string) (Subjects, error) {
 	if prefix == "" {
 		prefix = DefaultPrefix
@@ -45,6 +45,9 @@ func NewSubjects(prefix string) (Subjects, error) {
 	}
 	if !utf8.ValidString(prefix) {
 		return Subjects{}, fmt.Errorf("%w: subject prefix %q is not UTF-8", kv.ErrInvalidArgument, prefix)
+	}
+	if first, _, _ := strings.Cut(prefix, "."); first == "_INBOX" {
+		return Subjects{}, fmt.Errorf("%w: subject prefix %q begins with _INBOX, where answers come", kv.ErrInvalidArgument, prefix)
 	}
 	for token := range strings.SplitSeq(prefix, ".") {
 		switch {
@@ -250,7 +253,9 @@ func parseTokens(tail string) (string, error) {
 			}
 			b = append(b, token...)
 		}
-		key = string(b)
+		if key = string(b); key == "" {
+			return "", fmt.Errorf("%w: %s alone stands for no key, and an empty prefix is written as no token", kv.ErrInvalidKey, kv.EmptyToken)
+		}
 	}
 	if err := kv.ValidateKey(key); err != nil {
 		return "", err

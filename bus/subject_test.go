@@ -20,7 +20,7 @@ func testSubjects(tb testing.TB) Subjects {
 }
 
 func TestNewSubjects(t *testing.T) {
-	for _, prefix := range []string{"kv", "team.kv", "a.b.c", "größe", "kv$", "a{b}}", strings.Repeat("x", MaxPrefixLength)} {
+	for _, prefix := range []string{"kv", "team.kv", "a.b.c", "größe", "kv$", "a{b}}", "_INBOXES", strings.Repeat("x", MaxPrefixLength)} {
 		s, err := NewSubjects(prefix)
 		if err != nil || s.Prefix() != prefix {
 			t.Errorf("NewSubjects(%q) = %q, %v", prefix, s.Prefix(), err)
@@ -31,7 +31,7 @@ func TestNewSubjects(t *testing.T) {
 	}
 	for _, prefix := range []string{
 		".", "a.", ".a", "a..b", "a b", "a\tb", "a\n", "a\x00b", "*", "a.*", ">", "a.>", "a*b",
-		"$SYS", "a.$JS", "a\xff", "a\u00a0b", "{{wildcard(1)}}", "a.b{{c", strings.Repeat("x", MaxPrefixLength+1),
+		"$SYS", "a.$JS", "a\xff", "a\u00a0b", "{{wildcard(1)}}", "a.b{{c", "_INBOX", "_INBOX.a", strings.Repeat("x", MaxPrefixLength+1),
 	} {
 		if _, err := NewSubjects(prefix); !errors.Is(err, kv.ErrInvalidArgument) {
 			t.Errorf("NewSubjects(%q): %v, want ErrInvalidArgument", prefix, err)

@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"slices"
 	"strings"
 
 	"kvbus/kv"
@@ -48,24 +49,30 @@ func validTraceParent(s string) bool {
 	return version != "00" && s[length] == '-' && len(s) <= maxTraceState && isPrintable(s)
 }
 
-// validTraceState checks a list of key=value. Members may be empty.
+// validTraceState checks a list of key=value, each key there once. Members may be
+// empty.
 func validTraceState(s string) bool {
 	if s == "" || len(s) > maxTraceState || !isPrintable(s) {
 		return false
 	}
+	var keys [maxTraceStateMembers]string
 	members := 0
 	for member := range strings.SplitSeq(s, ",") {
 		member = strings.Trim(member, " ")
 		if member == "" {
 			continue
 		}
-		members++
 		key, value, ok := strings.Cut(member, "=")
 		if !ok || key == "" || value == "" || strings.Contains(value, "=") || strings.ContainsFunc(key, notTraceKey) {
 			return false
 		}
+		if members == len(keys) || slices.Contains(keys[:members], key) {
+			return false
+		}
+		keys[members] = key
+		members++
 	}
-	return members <= maxTraceStateMembers
+	return true
 }
 
 func notTraceKey(r rune) bool {

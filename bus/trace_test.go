@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -30,13 +31,22 @@ func TestTraceParent(t *testing.T) {
 	}
 }
 
+// members returns a state with n of them.
+func members(n int) string {
+	var list []string
+	for i := range n {
+		list = append(list, fmt.Sprintf("k%d=1", i))
+	}
+	return strings.Join(list, ",")
+}
+
 func TestTraceState(t *testing.T) {
-	for _, s := range []string{"a=1", "vendor@x=t61 rcWkgMzE,rojo=00f067aa0ba902b7", "a=1,,b=2", "a=" + strings.Repeat("x", maxTraceState-2)} {
+	for _, s := range []string{"a=1", "vendor@x=t61 rcWkgMzE,rojo=00f067aa0ba902b7", "a=1,,b=2", members(maxTraceStateMembers), "a=" + strings.Repeat("x", maxTraceState-2)} {
 		if !validTraceState(s) {
 			t.Errorf("%q is valid", s)
 		}
 	}
-	for _, s := range []string{"", "a", "=1", "a=", "A=1", "a=1=2", "a=\n", "a=ä", strings.Repeat("a=1,", maxTraceStateMembers) + "a=1", "a=" + strings.Repeat("x", maxTraceState-1)} {
+	for _, s := range []string{"", "a", "=1", "a=", "A=1", "a=1=2", "a=\n", "a=ä", "a=1,b=2,a=3", members(maxTraceStateMembers + 1), "a=" + strings.Repeat("x", maxTraceState-1)} {
 		if validTraceState(s) {
 			t.Errorf("%q is invalid", s)
 		}

@@ -2,7 +2,6 @@ package bus
 
 import (
 	"encoding/base64"
-	"errors"
 	"fmt"
 	"math"
 	"strconv"
@@ -27,7 +26,7 @@ func parseTTL(s string) (time.Duration, error) {
 			return 0, fmt.Errorf("%q seconds are more than a duration holds, 292 years", clip(s))
 		}
 		if seconds == 0 {
-			return 0, errTooShort
+			return 0, tooShort(s)
 		}
 		return time.Duration(seconds) * time.Second, nil
 	}
@@ -36,12 +35,14 @@ func parseTTL(s string) (time.Duration, error) {
 		return 0, fmt.Errorf("%q is no Go duration (90s), no whole seconds (90), not never, or longer than 292 years", clip(s))
 	}
 	if d < 1 {
-		return 0, errTooShort
+		return 0, tooShort(s)
 	}
 	return d, nil
 }
 
-var errTooShort = errors.New("a life is at least 1ns")
+func tooShort(ttl string) error {
+	return fmt.Errorf("%q is too short: a life is at least 1ns", clip(ttl))
+}
 
 // formatTTL is the inverse of parseTTL.
 func formatTTL(ttl time.Duration) string {

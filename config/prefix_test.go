@@ -11,7 +11,7 @@ import (
 // A prefix that passes the check is one that the bus takes, and the other way
 // round.
 func FuzzPrefix(f *testing.F) {
-	for _, prefix := range []string{"kv", "team.kv", "größe", "a..b", ".a", "$a", "a.$b", "a.*", "a b", "\xff", "a\u0085", "{{a}}", "a{b}}", strings.Repeat("p", 257)} {
+	for _, prefix := range []string{"kv", "team.kv", "größe", "a..b", ".a", "$a", "a.$b", "a.*", "a b", "\xff", "a\u0085", "{{a}}", "a{b}}", "_INBOX", "_INBOX.a", "_INBOXa", strings.Repeat("p", 257)} {
 		f.Add(prefix)
 	}
 	f.Fuzz(func(t *testing.T, prefix string) {

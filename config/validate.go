@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"net/url"
@@ -33,7 +34,7 @@ func (c Config) problems() []*Problem {
 	}
 	v.require(!strings.ContainsFunc(c.Name, isSpaceOrControl), "name", "must have no spaces or control characters")
 	v.checkNATS(c.NATS)
-	if rule := prefixRule(c.Bus.Prefix); rule != "" {
+	if rule := cmp.Or(prefixRule(c.Bus.Prefix), inboxRule(c.Bus.Prefix)); rule != "" {
 		v.require(false, "bus.prefix", rule)
 	}
 	v.checkStore(c.Store)
@@ -226,6 +227,14 @@ func prefixRule(prefix string) string {
 		case strings.Contains(token, "{{"):
 			return "must have no {{, with which the functions of subject mappings begin"
 		}
+	}
+	return ""
+}
+
+// inboxRule keeps the requests apart from the answers to them.
+func inboxRule(prefix string) string {
+	if first, _, _ := strings.Cut(prefix, "."); first == "_INBOX" {
+		return "must not begin with _INBOX, where answers come"
 	}
 	return ""
 }

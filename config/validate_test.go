@@ -81,6 +81,7 @@ func TestValidate(t *testing.T) {
 		"prefix, >":            {func(c *config.Config) { c.Bus.Prefix = "a.>" }, "must have no wildcards"},
 		"prefix, $":            {func(c *config.Config) { c.Bus.Prefix = "$SYS.a" }, "must have no token that starts with $"},
 		"prefix, later $":      {func(c *config.Config) { c.Bus.Prefix = "a.$b" }, "must have no token that starts with $"},
+		"prefix, inbox":        {func(c *config.Config) { c.Bus.Prefix = "_INBOX.a" }, "must not begin with _INBOX"},
 		"prefix, {{":           {func(c *config.Config) { c.Bus.Prefix = "a.{{b}}" }, "must have no {{"},
 		"prefix, longest":      {func(c *config.Config) { c.Bus.Prefix = strings.Repeat("p", 256) }, ""},
 		"prefix, too long":     {func(c *config.Config) { c.Bus.Prefix = strings.Repeat("p", 257) }, "must have at most 256 bytes"},
