@@ -34,7 +34,7 @@ it, as after a long time away, or when a store in memory was restarted, the
 command ends with status 1; begin anew with --state then. Warnings, such as of a
 service that does not answer, go to standard error.
 
-Each line is an object with these fields:
+Each line is an object with those of these fields that it has:
 
   op                 SET, DELETE, EXPIRE or TOUCH (the deadline was moved);
                      with --state also STATE and READY
