@@ -205,7 +205,7 @@ func (m *Model) Scan(now int64, q kv.Query) (kv.Page, error) {
 		return kv.Page{}, err
 	}
 	if err := kv.ValidatePrefix(q.Cursor); err != nil {
-		return kv.Page{}, fmt.Errorf("%w: cursor %q: %v", kv.ErrInvalidArgument, q.Cursor, err)
+		return kv.Page{}, fmt.Errorf("%w: the cursor %q is of no page", kv.ErrInvalidArgument, q.Cursor)
 	}
 	page := kv.Page{Revision: m.Revision()}
 	size := 0

@@ -74,7 +74,7 @@ func TestGivenUpEach(t *testing.T) {
 			defer p.close(kv.ErrClosed)
 
 			wanted := map[string]error{"write 1": tt.want, "read 1": kv.ErrUnavailable}
-			if tt.second == old {
+			if tt.second.Equal(old) {
 				wanted["write 2"], wanted["read 2"] = tt.want, kv.ErrUnavailable
 			}
 			if tt.want == nil {
