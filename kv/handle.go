@@ -170,8 +170,9 @@ func (h Handle) Keys(ctx context.Context, prefix string) ([]string, error) {
 }
 
 // Entries iterates over what q selects, page by page: q.Limit is the size of a
-// page, 1,000 if it is 0. Each page is of one revision; a later page may be of
-// a later one.
+// page, 1,000 if it is 0. Where the store can't answer with so many, as it fails
+// with [ErrValueTooLarge], this page and those after it are smaller. Each page is of
+// one revision; a later page may be of a later one.
 func (h Handle) Entries(ctx context.Context, q Query) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
 		q := q // each iteration begins at the beginning
@@ -180,6 +181,10 @@ func (h Handle) Entries(ctx context.Context, q Query) iter.Seq2[Entry, error] {
 		}
 		for {
 			page, err := h.store.Scan(ctx, q)
+			if errors.Is(err, ErrValueTooLarge) && q.Limit > 1 {
+				q.Limit /= 2 // nothing of this page was given
+				continue
+			}
 			if err != nil {
 				yield(Entry{}, err)
 				return

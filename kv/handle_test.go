@@ -217,6 +217,65 @@ func TestHandleEntries(t *testing.T) {
 	}
 }
 
+// A narrow store has no room for a page with more bytes of values than that.
+type narrow struct {
+	kv.Store
+	room  int
+	scans int
+}
+
+func (s *narrow) Scan(ctx context.Context, q kv.Query) (kv.Page, error) {
+	s.scans++
+	page, err := s.Store.Scan(ctx, q)
+	size := 0
+	for _, entry := range page.Entries {
+		size += len(entry.Value)
+	}
+	if size > s.room {
+		return kv.Page{}, fmt.Errorf("%w: a page of %d bytes", kv.ErrValueTooLarge, size)
+	}
+	return page, err
+}
+
+func TestHandleEntriesThatMakeLargePages(t *testing.T) {
+	ctx, h := t.Context(), newHandle(t)
+	var want []string
+	for i := range 300 {
+		key, value := fmt.Sprintf("key%03d", i), "v"
+		if i >= 100 {
+			value = strings.Repeat("v", 100)
+		}
+		want = append(want, key)
+		if _, err := h.Set(ctx, key, value); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, tt := range []struct {
+		room, limit, scans, entries int
+	}{
+		{room: 1 << 20, scans: 1, entries: 300},
+		{room: 5000, scans: 12, entries: 300},            // 1000, 500 and 250 are too many, then 125 and 62
+		{room: 5000, limit: 100, scans: 6, entries: 300}, // the second 100 are
+		{room: 100, limit: 7, scans: 14 + 2 + 202, entries: 300},
+		{room: 99, limit: 7, scans: 14 + 2 + 2 + 1, entries: 100}, // the next one alone is too large
+	} {
+		store := &narrow{Store: h.Store(), room: tt.room}
+		var got []string
+		var failed error
+		for entry, err := range kv.Of(store).Entries(ctx, kv.Query{Limit: tt.limit}) {
+			if failed = err; err == nil {
+				got = append(got, entry.Key)
+			}
+		}
+		if !slices.Equal(got, want[:tt.entries]) || store.scans != tt.scans {
+			t.Errorf("%+v: %d entries in %d scans: %q", tt, len(got), store.scans, got)
+		}
+		if all := tt.entries == len(want); all && failed != nil || !all && !errors.Is(failed, kv.ErrValueTooLarge) {
+			t.Errorf("%+v: error %v", tt, failed)
+		}
+	}
+}
+
 // TestGlobal is the only test that publishes a store: that is once in the life
 // of a process.
 func TestGlobal(t *testing.T) {
