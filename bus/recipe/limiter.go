@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"kvbus/kv"
@@ -71,7 +72,7 @@ func (l *Limiter) Allow(ctx context.Context, name string) (Decision, error) {
 	}
 	return Decision{
 		Allowed:   r.Number <= l.limit,
-		Remaining: max(0, l.limit-r.Number),
+		Remaining: max(0, l.limit-max(r.Number, l.limit-math.MaxInt64)), // others may have counted down
 		Reset:     r.ExpiresAt,
 	}, nil
 }

@@ -2,6 +2,7 @@ package recipe_test
 
 import (
 	"errors"
+	"math"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -71,6 +72,28 @@ func TestLimiterIsSharedByAll(t *testing.T) {
 	users.Wait()
 	if n := allowed.Load(); n != 100 {
 		t.Errorf("%d uses of 400 were allowed, want 100", n)
+	}
+}
+
+// Others may count down what a limiter counts, as far as numbers go.
+func TestLimiterBelowZero(t *testing.T) {
+	for number, want := range map[int64]int64{
+		-5:                7,
+		2 - math.MaxInt64: math.MaxInt64,
+		1 - math.MaxInt64: math.MaxInt64,
+		math.MinInt64:     math.MaxInt64,
+	} {
+		store := kv.Of(newStore(t))
+		limiter, err := recipe.NewLimiter(store.Store(), "limit.", 3, time.Hour)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := store.Increment(t.Context(), "limit.all", number, kv.WithTTL(time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+		if d, err := limiter.Allow(t.Context(), "all"); err != nil || !d.Allowed || d.Remaining != want {
+			t.Errorf("after %d: %+v, %v, want %d more", number, d, err, want)
+		}
 	}
 }
 
