@@ -67,10 +67,11 @@ type Lock struct {
 	revision uint64 // of the entry, as far as is known
 	deadline time.Time
 	alarm    *time.Timer
-	gone     bool  // from the store
-	released bool  // by Unlock
-	trouble  error // of the last renewal; nil if it was well
-	err      error // why the lock is not held; nil while it is
+	gone     bool      // from the store
+	released bool      // by Unlock
+	doubted  time.Time // when a delete was sent first that may have been carried out; zero if none was
+	trouble  error     // of the last renewal; nil if it was well
+	err      error     // why the lock is not held; nil while it is
 }
 
 // held is how long a holder relies on a lock: not up to the end, because clocks
@@ -196,8 +197,11 @@ func (l *Lock) renewOnce(ctx context.Context, asked time.Time, patience time.Dur
 var errGone = errors.New("it is not in the store any more")
 
 // Unlock gives the lock back, and lets those who wait have it at once. It
-// removes nothing that is another's. It returns nil if the lock was held up to
-// now, and [ErrLost] if it was not.
+// removes nothing that is another's. It returns nil if the lock was held until it
+// was given back, and [ErrLost] if it was not, also where it ended while the service
+// could not be asked. To tell, it relies on the store to remember a request for a
+// minute, as by default it does. Where no answer came, and the service could not be
+// asked again within a minute, it can't tell: it returns nil if the lock is not there.
 //
 // While the service can't be asked Unlock tries again, until ctx ends and for the
 // TTL at most: after that the lock is over anyway. It then returns the error of
@@ -243,6 +247,7 @@ func (l *Lock) release(ctx context.Context) error {
 		case gone:
 			return fmt.Errorf("%w: %w", ErrLost, errGone)
 		}
+		asked := time.Now()
 		_, err := l.store.Do(ctx, kv.Command{
 			Op:        kv.OpDelete,
 			Key:       l.key,
@@ -252,17 +257,31 @@ func (l *Lock) release(ctx context.Context) error {
 		if !errors.Is(err, kv.ErrConflict) {
 			l.mu.Lock()
 			l.released = err == nil
+			if err != nil && ambiguous(err) && l.doubted.IsZero() {
+				l.doubted = asked
+			}
 			l.mu.Unlock()
 			return err
 		}
+		l.mu.Lock()
+		if asked.Sub(l.doubted) < kv.DefaultRequestAge/2 {
+			l.doubted = time.Time{} // it is remembered: it was not carried out
+		}
+		l.mu.Unlock()
 		// The answer to a renewal may not have come.
 		entry, err := l.store.Get(ctx, l.key, kv.ReadOptions{Consistency: kv.Linearizable})
 		if err != nil && !errors.Is(err, kv.ErrNotFound) {
 			return err
 		}
 		l.mu.Lock()
-		l.gone = err != nil || entry.Value != l.value
-		l.revision = max(l.revision, entry.Revision)
+		switch {
+		case err == nil && entry.Value == l.value:
+			l.revision, l.doubted = max(l.revision, entry.Revision), time.Time{}
+		case l.doubted.IsZero():
+			l.gone = true
+		default:
+			l.released = true
+		}
 		l.mu.Unlock()
 	}
 }
