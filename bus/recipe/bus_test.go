@@ -14,6 +14,7 @@ import (
 	"kvbus/bus/bustest"
 	"kvbus/bus/recipe"
 	"kvbus/kv"
+	"kvbus/kv/memory"
 	"kvbus/kv/replicated"
 	"kvbus/service"
 	"kvbus/watchbridge"
@@ -237,6 +238,55 @@ func TestMirrorOverTheBus(t *testing.T) {
 			awaitNotice(t, notices, bus.NoticeLive)
 		})
 	}
+}
+
+// The event of a mirrored key is lost without a sign, and the store no longer holds it
+// when the watch looks.
+func TestMirrorAfterALossThatNothingTells(t *testing.T) {
+	t.Parallel()
+	const ring = 16
+	w := &worker{
+		server: bustest.StartServer(t, server.Options{}),
+		store:  memory.New(memory.Options{ReplayEvents: ring}),
+	}
+	t.Cleanup(func() { w.store.Close() })
+	nc := bustest.Connect(t, w.server)
+	if _, err := service.Start(t.Context(), nc, w.store, service.Options{ClaimWait: time.Millisecond, Version: "0.0.0"}); err != nil {
+		t.Fatal(err)
+	}
+	subjects, err := bus.NewSubjects(bus.DefaultPrefix)
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked, err := nc.SubscribeSync(bus.DefaultPrefix + ".replay.>")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := newMirror(t, w.connect(t, w.server.ClientURL()), recipe.MirrorOptions{FollowOptions: bus.FollowOptions{
+		Prefix:        "app.",
+		AuditInterval: time.Second,
+		Settle:        time.Millisecond,
+		Silence:       time.Hour,
+	}})
+	<-m.Ready()
+	// The test publishes. The first audit comes soon after the start, and finds all.
+	event := kv.Event{Kind: kv.EventSet, Key: "app.a", Revision: set(t, w.store, "app.a", ""), Time: time.Now()}
+	var e bus.Encoder
+	if err := nc.PublishMsg(e.Event(subjects, event)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := asked.NextMsg(patience); err != nil {
+		t.Fatal(err)
+	}
+	lost := set(t, w.store, "app.color", "blue")
+	for range ring {
+		set(t, w.store, "other", "")
+	}
+	if err := nc.PublishMsg(subjects.EncodeHeartbeat(bus.Heartbeat{Revision: lost + ring})); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, m, w.store, "app.", lost)
+	awaitStale(t, m, false)
 }
 
 // What permissions forbid is not tried for ever.

@@ -59,7 +59,11 @@
 //
 // A mirror that can't be kept fresh goes on to show what it knew, and says so by
 // [Mirror.Status] and the Notify of its options; [Mirror.Read] then asks the
-// store. One that lost events is filled anew, beside the old one, and so takes
-// twice the memory for a while. One that would be larger than its options allow
-// ends with [ErrMirrorFull], and shows nothing rather than a part.
+// store. One that lost events, or can't tell that it did not
+// ([bus.NoticeUnaudited]), is filled anew, beside the old one, and so takes
+// twice the memory for a while. To a mirror of some of the keys that happens
+// again and again where these change more than a thousand times a second, or
+// where the store does not hold its events for the AuditInterval. One that would
+// be larger than its options allow ends with [ErrMirrorFull], and shows nothing
+// rather than a part.
 package recipe

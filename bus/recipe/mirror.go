@@ -58,7 +58,9 @@ type Mirror struct {
 	current  atomic.Pointer[mirrorTable] // nil before the first one is complete, and after the end
 	revision atomic.Uint64
 	stale    atomic.Bool
-	next     *mirrorTable // what is being filled; nil while current is kept up. Of the goroutine that follows
+	// Of the goroutine that follows:
+	next   *mirrorTable // what is being filled; nil while current is kept up
+	refill func()       // ends the watch, for one that begins with the state
 
 	cancel context.CancelFunc
 	ended  chan struct{}
@@ -104,6 +106,10 @@ func NewMirror(source Source, opts MirrorOptions) (*Mirror, error) {
 			m.setStale(n.Err)
 		case bus.NoticeLive:
 			m.setLive()
+		case bus.NoticeUnaudited:
+			// What was lost by then, if anything was, does not come any more.
+			m.setStale(n.Err)
+			m.refill()
 		}
 		if told != nil {
 			told(n)

@@ -33,7 +33,7 @@ func (m *Mirror) run(ctx context.Context) {
 func (m *Mirror) follow(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	m.next = newMirrorTable()
+	m.next, m.refill = newMirrorTable(), cancel
 	for change, err := range m.source.Follow(ctx, m.opts.FollowOptions) {
 		if err == nil {
 			err = m.take(&change)

@@ -273,6 +273,7 @@ func TestMirrorBeginsAnew(t *testing.T) {
 	for name, lose := range map[string]func(s *source){
 		"restart": func(s *source) { s.restart <- kv.ErrCompacted },
 		"end":     func(s *source) { s.end <- kv.ErrUnavailable },
+		"doubt":   func(s *source) { s.notice <- bus.Notice{Kind: bus.NoticeUnaudited, Err: kv.ErrCompacted} },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
