@@ -24,6 +24,11 @@
 // store a write at an expected revision does as much. Where the lock only saves
 // double work, no token is needed.
 //
+// The time of a replicated store is that of the JetStream server that leads its log,
+// so the clocks of these servers must agree. A failover to one whose clock is ahead
+// moves the time on by the difference, and a lock may end early by as much, before
+// its holder knows; the token protects then, too.
+//
 // The lock is as durable as the store. One in memory forgets the lock when its
 // worker restarts, and its revisions, and so the tokens, begin anew; after a loss
 // of power the same may happen on a single node that does not force its log to the
