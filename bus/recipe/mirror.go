@@ -59,8 +59,10 @@ type Mirror struct {
 	revision atomic.Uint64
 	stale    atomic.Bool
 	// Of the goroutine that follows:
-	next   *mirrorTable // what is being filled; nil while current is kept up
-	refill func()       // ends the watch, for one that begins with the state
+	next   *mirrorTable  // what is being filled; nil while current is kept up
+	refill func()        // ends the watch, for one that begins with the state
+	began  time.Time     // when the watch did
+	took   time.Duration // until it had the state
 
 	cancel context.CancelFunc
 	ended  chan struct{}
@@ -109,7 +111,7 @@ func NewMirror(source Source, opts MirrorOptions) (*Mirror, error) {
 		case bus.NoticeUnaudited:
 			// What was lost by then, if anything was, does not come any more.
 			m.setStale(n.Err)
-			m.refill()
+			m.refillSoon()
 		}
 		if told != nil {
 			told(n)

@@ -33,7 +33,7 @@ func (m *Mirror) run(ctx context.Context) {
 func (m *Mirror) follow(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	m.next, m.refill = newMirrorTable(), cancel
+	m.next, m.refill, m.began = newMirrorTable(), cancel, time.Now()
 	for change, err := range m.source.Follow(ctx, m.opts.FollowOptions) {
 		if err == nil {
 			err = m.take(&change)
@@ -65,6 +65,7 @@ func (m *Mirror) take(change *bus.Change) error {
 		return nil
 	case bus.ChangeReady:
 		m.next = nil
+		m.took = time.Since(m.began)
 		m.current.Store(table)
 		m.setLive()
 	}
@@ -75,6 +76,17 @@ func (m *Mirror) take(change *bus.Change) error {
 		m.advance(change.Revision)
 	}
 	return nil
+}
+
+// refillSoon lets the mirror be filled anew: at once where it is small, and where that
+// takes long, or goes on, so late that it takes a twentieth of the time.
+func (m *Mirror) refillSoon() {
+	since := time.Since(m.began)
+	took := m.took
+	if m.next != nil {
+		took = max(took, since)
+	}
+	time.AfterFunc(20*took-since, m.refill)
 }
 
 // advance says that the mirror shows a revision, to those who wait for it too.
