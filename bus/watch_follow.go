@@ -301,7 +301,9 @@ func (f *follower) giveEvent(event *kv.Event) error {
 	if f.all {
 		f.proven, f.audited = f.reached, f.reached
 	} else if forgotten := f.seen.add(f.given); forgotten > 0 {
-		f.forgotten = forgotten // which the next audit tells
+		if forgotten > f.audited {
+			f.forgotten = forgotten // which the next audit tells
+		}
 		f.proven = max(f.proven, forgotten)
 		f.audited = max(f.audited, f.proven)
 	}

@@ -34,11 +34,11 @@ func TestFollowOverLostConnections(t *testing.T) {
 }
 
 // newMuteStage has a worker without a bridge: the test publishes.
-func newMuteStage(t *testing.T) *watchStage {
+func newMuteStage(t *testing.T, opts memory.Options) *watchStage {
 	t.Helper()
 	st := newWatchStage(t, memory.Options{})
 	st.stop(t)
-	w := &testWorker{store: memory.New(memory.Options{}), stopped: true}
+	w := &testWorker{store: memory.New(opts), stopped: true}
 	w.Handle = kv.Of(w.store)
 	w.serve(t, st)
 	t.Cleanup(func() {
@@ -67,6 +67,37 @@ func (st *watchStage) publish(t *testing.T, revisions ...uint64) {
 	}
 }
 
+// publishAfter publishes all events of the store after a revision.
+func (st *watchStage) publishAfter(t *testing.T, revision uint64) {
+	t.Helper()
+	var e bus.Encoder
+	for _, event := range st.history(t, bus.FollowOptions{}, revision) {
+		if err := st.nc.PublishMsg(e.Event(st.subjects, event)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := st.nc.Flush(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// awaitAudit has other keys change until the watch asks for events.
+func (st *watchStage) awaitAudit(t *testing.T) {
+	t.Helper()
+	asked, err := st.nc.SubscribeSync("kv.replay.>")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = asked.Unsubscribe() }()
+	for end := time.Now().Add(watchPatience); time.Now().Before(end); {
+		st.beat(t, st.set(t, "other", ""))
+		if _, err := asked.NextMsg(20 * time.Millisecond); err == nil {
+			return
+		}
+	}
+	t.Fatal("the watch asks for nothing")
+}
+
 func (st *watchStage) beat(t *testing.T, revision uint64) {
 	t.Helper()
 	if err := st.nc.PublishMsg(st.subjects.EncodeHeartbeat(bus.Heartbeat{Revision: revision})); err != nil {
@@ -79,7 +110,7 @@ func (st *watchStage) beat(t *testing.T, revision uint64) {
 
 func TestEventLeftOut(t *testing.T) {
 	t.Parallel()
-	st := newMuteStage(t)
+	st := newMuteStage(t, memory.Options{})
 	client := st.client(t)
 	one := bus.FollowOptions{Filter: parseFilter(t, "a")}
 	all, some := st.follow(t, client, bus.FollowOptions{}), st.follow(t, client, one)
@@ -96,7 +127,7 @@ func TestEventLeftOut(t *testing.T) {
 // The last event is lost, and then nothing happens.
 func TestLostTail(t *testing.T) {
 	t.Parallel()
-	st := newMuteStage(t)
+	st := newMuteStage(t, memory.Options{})
 	client := st.client(t)
 	opts := quick(bus.FollowOptions{})
 	opts.Silence = time.Hour
@@ -114,7 +145,7 @@ func TestLostTail(t *testing.T) {
 // No heartbeat comes at all: the watch asks by itself.
 func TestSilence(t *testing.T) {
 	t.Parallel()
-	st := newMuteStage(t)
+	st := newMuteStage(t, memory.Options{})
 	opts := quick(bus.FollowOptions{})
 	w := st.follow(t, st.client(t), opts)
 	st.set(t, "a", "1")
@@ -124,7 +155,7 @@ func TestSilence(t *testing.T) {
 // A watch of some keys that has given later events can't give a lost one any more.
 func TestLossFoundLate(t *testing.T) {
 	t.Parallel()
-	st := newMuteStage(t)
+	st := newMuteStage(t, memory.Options{})
 	client := st.client(t)
 	opts := quick(bus.FollowOptions{Filter: parseFilter(t, "a.*")})
 	opts.Silence = time.Hour // asked in between, the service would tell of the loss in time
@@ -141,6 +172,45 @@ func TestLossFoundLate(t *testing.T) {
 	}
 	lost.ends(kv.ErrCompacted)
 	restarted.restartsWith("a.1", "a.2")
+}
+
+// After an audit that came too late, those that come in time leave nothing unaudited,
+// however many events are given.
+func TestAuditsAfterOneThatCameTooLate(t *testing.T) {
+	t.Parallel()
+	const ring, batches, batch = 5000, 9, 1000 // more than a watch remembers
+	st := newMuteStage(t, memory.Options{ReplayEvents: ring})
+	opts := quick(bus.FollowOptions{Filter: parseFilter(t, "a")})
+	opts.Silence = time.Hour
+	w := st.follow(t, st.client(t), opts)
+	for range ring {
+		st.set(t, "other", "")
+	}
+	first := st.set(t, "a", "")
+	st.publish(t, first)
+	w.event()
+	w.awaitNotice(bus.NoticeUnaudited)
+	for range batches {
+		var last uint64
+		for range batch {
+			last = st.set(t, "a", "")
+		}
+		st.publishAfter(t, last-batch)
+		for range batch {
+			w.event()
+		}
+		st.awaitAudit(t)
+	}
+	st.awaitAudit(t) // the one before is over
+	n := 0
+	for _, notice := range *w.notices.Load() {
+		if notice.Kind == bus.NoticeUnaudited {
+			n++
+		}
+	}
+	if n != 1 {
+		t.Errorf("%d audits came too late, want 1", n)
+	}
 }
 
 // restartsWith expects a new start and the state.

@@ -5,12 +5,25 @@ import "slices"
 // maxSeen is how many revisions a watch remembers. Each has 8 bytes.
 const maxSeen = 8192
 
-// seen are the revisions of events that were given and that no audit has covered,
-// in rising order.
+// seen are the revisions of events that were given and that are not proven, in rising
+// order. After an audit that came too late they are also of events that a later one
+// has covered.
 type seen struct{ revisions []uint64 }
 
-// halfFull reports whether the next ones may make it forget some.
-func (s *seen) halfFull() bool { return len(s.revisions) >= maxSeen/2 }
+// nearlyForgets reports whether the next ones may make it forget some that are above
+// a revision.
+func (s *seen) nearlyForgets(revision uint64) bool {
+	return len(s.revisions)-s.upTo(revision) >= maxSeen/2
+}
+
+// upTo returns how many are not above a revision.
+func (s *seen) upTo(revision uint64) int {
+	i, found := slices.BinarySearch(s.revisions, revision)
+	if found {
+		i++
+	}
+	return i
+}
 
 func (s *seen) has(revision uint64) bool {
 	_, found := slices.BinarySearch(s.revisions, revision)
@@ -30,9 +43,5 @@ func (s *seen) add(revision uint64) (forgotten uint64) {
 
 // forget drops what is not above a revision.
 func (s *seen) forget(revision uint64) {
-	i, found := slices.BinarySearch(s.revisions, revision)
-	if found {
-		i++
-	}
-	s.revisions = append(s.revisions[:0], s.revisions[i:]...)
+	s.revisions = append(s.revisions[:0], s.revisions[s.upTo(revision):]...)
 }

@@ -156,7 +156,7 @@ func (f *follower) literal() string {
 
 func (f *follower) startAfter(revision uint64) {
 	f.proven, f.audited, f.reached, f.given, f.newest = revision, revision, revision, revision, revision
-	f.seen = seen{}
+	f.seen, f.forgotten = seen{}, 0
 	f.givenAt = time.Time{}
 }
 

@@ -138,7 +138,7 @@ func (f *follower) auditDue() time.Time {
 	if settled := f.subscribed.Add(f.opts.Settle); !f.settled && settled.Before(due) {
 		due = settled
 	}
-	if f.seen.halfFull() && f.busyAudit.Before(due) {
+	if f.seen.nearlyForgets(f.audited) && f.busyAudit.Before(due) {
 		due = f.busyAudit
 	}
 	return due
@@ -164,7 +164,7 @@ func (f *follower) audit(ctx context.Context) error {
 		return err
 	}
 	f.notify(NoticeUnaudited, unaudited)
-	f.audited = f.reached
+	f.audited, f.forgotten = f.reached, 0
 	return nil
 }
 
