@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 	"strings"
 	"sync"
@@ -410,5 +411,56 @@ func TestClientWatchThatWasAwayForLong(t *testing.T) {
 	}
 	if want, got := st.set(t, "fence", ""), <-revisions; got != want {
 		t.Errorf("event %d came, want %d", got, want)
+	}
+}
+
+// A watch that has lost events goes on after it has told so, also where the service
+// does not answer just then.
+func TestClientWatchGoesOnAfterALag(t *testing.T) {
+	const first, oldest, last = 100, 150, 200
+	event := kv.Event{Kind: kv.EventSet, Key: "key", Revision: last, PreviousRevision: last - 1, Time: time.Now()}
+	for _, away := range []string{"kv.info", "kv.keys"} {
+		t.Run(away, func(t *testing.T) {
+			t.Parallel()
+			s := bustest.StartServer(t, server.Options{})
+			lost, failed := false, false
+			script := serveScript(t, s, func(_ int, m *nats.Msg, e *bus.Encoder) []*nats.Msg {
+				if m.Subject == away && lost {
+					failed = !failed // each other one does
+				}
+				switch {
+				case m.Reply == "":
+					return nil
+				case m.Subject == away && failed:
+					return []*nats.Msg{e.Error(kv.ErrUnavailable)}
+				case m.Subject == "kv.info":
+					info, err := e.Info(bus.Info{Info: kv.Info{Durable: true, OldestRevision: oldest, Revision: last}})
+					if err != nil {
+						t.Error(err)
+					}
+					return []*nats.Msg{info}
+				case m.Subject == "kv.keys":
+					return []*nats.Msg{e.Keys(kv.Page{Revision: first})}
+				case lost:
+					return []*nats.Msg{clone(e.ReplayEvent(event)), clone(e.ReplayEnd(last, false))}
+				default:
+					lost = true
+					return []*nats.Msg{e.Error(kv.ErrCompacted)}
+				}
+			})
+			client := newClient(t, bustest.Connect(t, s), bus.ClientOptions{NoRetry: true})
+			next, stop := iter.Pull2(client.Watch(within(t, watchPatience), kv.WatchOptions{}))
+			defer stop()
+			if err := script.nc.PublishMsg(new(bus.Encoder).Event(defaultSubjects(t), event)); err != nil {
+				t.Fatal(err)
+			}
+			var lag *kv.LagError
+			if _, err, _ := next(); !errors.As(err, &lag) || lag.First != first+1 || lag.Last != oldest-1 {
+				t.Fatalf("%v, want a lag from %d to %d", err, first+1, oldest-1)
+			}
+			if got, err, _ := next(); err != nil || got.Revision != last {
+				t.Errorf("after the lag comes %+v, %v", got, err)
+			}
+		})
 	}
 }

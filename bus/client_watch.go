@@ -63,7 +63,10 @@ func (r watchReads) Info(ctx context.Context) (Info, error) {
 // lags behind what the store holds goes on after a [*kv.LagError].
 func (c *Client) Watch(ctx context.Context, opts kv.WatchOptions) iter.Seq2[kv.Event, error] {
 	following := FollowOptions{Prefix: opts.Prefix, Filter: opts.Filter, Start: opts.Start}
-	f, changes := newFollower(ctx, c.watches(), following)
+	f, changes, err := newFollower(ctx, c.watches(), following)
+	if err != nil {
+		return func(yield func(kv.Event, error) bool) { yield(kv.Event{}, err) }
+	}
 	return func(yield func(kv.Event, error) bool) {
 		for started := false; ; {
 			var ended error
@@ -80,7 +83,7 @@ func (c *Client) Watch(ctx context.Context, opts kv.WatchOptions) iter.Seq2[kv.E
 				yield(kv.Event{}, ended)
 				return
 			}
-			lag, err := c.lag(ctx, f, ended)
+			lag, err := f.lag(ctx, ended)
 			if err != nil {
 				yield(kv.Event{}, err)
 				return
@@ -88,18 +91,17 @@ func (c *Client) Watch(ctx context.Context, opts kv.WatchOptions) iter.Seq2[kv.E
 			if !yield(kv.Event{}, lag) {
 				return
 			}
-			following.Start = kv.After(lag.Last)
-			before := f
-			f, changes = newFollower(ctx, c.watches(), following)
-			f.life, f.begun = before.life, before.begun
-			f.life.doubt(before.contact) // the store may have begun anew meanwhile
+			if f, changes, err = f.successor(ctx, lag.Last); err != nil {
+				yield(kv.Event{}, err)
+				return
+			}
 		}
 	}
 }
 
 // lag returns what a watch has lost that has ended because the store no longer
 // holds what comes next; else the error with which it ends.
-func (c *Client) lag(ctx context.Context, f *follower, ended error) (*kv.LagError, error) {
+func (f *follower) lag(ctx context.Context, ended error) (*kv.LagError, error) {
 	if !errors.Is(ended, kv.ErrCompacted) || errors.Is(ended, errNewLife) || errors.Is(ended, errOutOfOrder) {
 		return nil, ended
 	}
@@ -107,9 +109,12 @@ func (c *Client) lag(ctx context.Context, f *follower, ended error) (*kv.LagErro
 	if err := f.sameLife(ctx); err != nil {
 		return nil, err
 	}
-	info, err := c.Info(ctx)
-	if err != nil {
+	info, _, err := f.info(ctx)
+	switch {
+	case errors.Is(err, ErrForbidden): // there is no telling how much it is
 		return nil, fmt.Errorf("%w (%w)", ended, err)
+	case err != nil:
+		return nil, err
 	}
 	if info.Revision < f.reached || info.OldestRevision <= f.reached+1 {
 		return nil, ended // of another store

@@ -86,13 +86,7 @@ func (f *follower) sameLife(ctx context.Context) error {
 
 // workerBegan asks when the worker began. It learns, too, whether the store lasts.
 func (f *follower) workerBegan(ctx context.Context) (earliest, latest time.Time, err error) {
-	var asked time.Time
-	info, err := persist(ctx, f, func(ctx context.Context) (Info, error) {
-		ctx, cancel := context.WithTimeout(ctx, infoTimeout)
-		defer cancel()
-		asked = time.Now()
-		return f.store.Info(ctx)
-	})
+	info, asked, err := f.info(ctx)
 	answered := time.Now()
 	if errors.Is(err, ErrForbidden) {
 		f.life.lasting = true
@@ -110,4 +104,16 @@ func (f *follower) workerBegan(ctx context.Context) (earliest, latest time.Time,
 		return earliest, latest, malformed("uptime %q", clip(info.Uptime))
 	}
 	return asked.Add(-age), answered.Add(-age), nil
+}
+
+// info asks for the service until it gets an answer, and returns when it asked for
+// that one.
+func (f *follower) info(ctx context.Context) (info Info, asked time.Time, err error) {
+	info, err = persist(ctx, f, func(ctx context.Context) (Info, error) {
+		ctx, cancel := context.WithTimeout(ctx, infoTimeout)
+		defer cancel()
+		asked = time.Now()
+		return f.store.Info(ctx)
+	})
+	return info, asked, err
 }

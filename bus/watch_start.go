@@ -23,15 +23,17 @@ const probes = 5
 
 // follow starts a watch, up to its starting point.
 func follow(ctx context.Context, service watchService, opts FollowOptions) iter.Seq2[Change, error] {
-	_, changes := newFollower(ctx, service, opts)
+	_, changes, err := newFollower(ctx, service, opts)
+	if err != nil {
+		return func(yield func(Change, error) bool) { yield(Change{}, err) }
+	}
 	return changes
 }
 
-func newFollower(ctx context.Context, service watchService, opts FollowOptions) (*follower, iter.Seq2[Change, error]) {
+func newFollower(ctx context.Context, service watchService, opts FollowOptions) (*follower, iter.Seq2[Change, error], error) {
 	f := &follower{watchService: service, opts: opts.withDefaults()}
-	err := f.start(ctx)
-	if err != nil {
-		return f, func(yield func(Change, error) bool) { yield(Change{}, err) }
+	if err := f.start(ctx); err != nil {
+		return nil, nil, err
 	}
 	// A sequence that nobody iterates ends with its context.
 	release := context.AfterFunc(ctx, f.release)
@@ -44,6 +46,30 @@ func newFollower(ctx context.Context, service watchService, opts FollowOptions) 
 		f.yield = yield
 		if err := f.run(ctx); !errors.Is(err, errLeft) {
 			yield(Change{}, err)
+		}
+	}, nil
+}
+
+// successor starts a watch after a revision, in the place of one that has ended. It
+// tries until the service answers.
+func (f *follower) successor(ctx context.Context, after uint64) (*follower, iter.Seq2[Change, error], error) {
+	opts := f.opts
+	opts.Start = kv.After(after)
+	for backoff := firstBackoff; ; backoff = min(2*backoff, lastBackoff) {
+		next, changes, err := newFollower(ctx, f.watchService, opts)
+		if err == nil {
+			next.life, next.begun = f.life, f.begun
+			next.life.doubt(f.contact) // the store may have begun anew meanwhile
+			return next, changes, nil
+		}
+		if ended := f.ended(ctx); ended != nil {
+			return nil, nil, ended
+		}
+		if stays(err) {
+			return nil, nil, err
+		}
+		if err := f.rest(ctx, vary(backoff)); err != nil {
+			return nil, nil, err
 		}
 	}
 }
