@@ -464,3 +464,52 @@ func TestClientWatchGoesOnAfterALag(t *testing.T) {
 		})
 	}
 }
+
+// A watch of some keys that misses an event may have come further than to the last one
+// that it has given. Where the store no longer holds what is between them, it is told
+// what it has lost, and goes on.
+func TestClientWatchOfSomeKeysThatMissesAnEvent(t *testing.T) {
+	t.Parallel()
+	const ring, writes = 64, 48
+	st := newMuteStage(t, memory.Options{ReplayEvents: ring})
+	next, stop := iter.Pull2(st.client(t).Watch(within(t, watchPatience), kv.WatchOptions{Filter: parseFilter(t, "a")}))
+	defer stop()
+	st.set(t, "a", "given")
+	st.publish(t, 1)
+	if event, err, _ := next(); err != nil || event.Revision != 1 {
+		t.Fatalf("first comes %+v, %v", event, err)
+	}
+	// It looks for what it may have lost when its connection comes back, and then asks
+	// whose store it is.
+	asked, err := st.nc.SubscribeSync("kv.info")
+	if err != nil {
+		t.Fatal(err)
+	}
+	come := make(chan error, 1)
+	go func() {
+		_, err, _ := next()
+		come <- err
+	}()
+	write := func() {
+		for range writes {
+			st.set(t, "other", "")
+		}
+	}
+	write()
+	st.proxy.Cut()
+	if _, err := asked.NextMsg(watchPatience); err != nil {
+		t.Fatal(err)
+	}
+	write()
+	lost, seen := st.set(t, "a", "lost"), st.set(t, "a", "seen")
+	st.publish(t, seen)
+	var lag *kv.LagError
+	if err := <-come; !errors.As(err, &lag) || lag.First != 2 || lag.Last != seen-ring {
+		t.Fatalf("%v, want a lag from 2 to %d", err, seen-ring)
+	}
+	for _, want := range []uint64{lost, seen} {
+		if event, err, _ := next(); err != nil || event.Revision != want {
+			t.Fatalf("after the lag comes %+v, %v, want event %d", event, err, want)
+		}
+	}
+}

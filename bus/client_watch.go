@@ -116,8 +116,13 @@ func (f *follower) lag(ctx context.Context, ended error) (*kv.LagError, error) {
 	case err != nil:
 		return nil, err
 	}
-	if info.Revision < f.reached || info.OldestRevision <= f.reached+1 {
+	from := f.reached
+	if info.OldestRevision <= from+1 {
+		// What the watch has found missing may come before that.
+		from = max(f.given, f.proven)
+	}
+	if info.Revision < f.reached || info.OldestRevision <= from+1 {
 		return nil, ended // of another store
 	}
-	return &kv.LagError{First: f.reached + 1, Last: info.OldestRevision - 1}, nil
+	return &kv.LagError{First: from + 1, Last: info.OldestRevision - 1}, nil
 }
