@@ -41,7 +41,7 @@ type ClientOptions struct {
 	// MaxCalls bounds the calls that are under way; others wait for their turn.
 	MaxCalls int
 	// MaxAnswerBytes bounds the messages of one answer to a scan or a replay, by the
-	// sum of their sizes.
+	// sum of their sizes. An answer with one entry or event may have any size.
 	MaxAnswerBytes int
 }
 

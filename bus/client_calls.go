@@ -191,12 +191,19 @@ func (c *calls) receive(m *nats.Msg) {
 		return
 	}
 	one.bytes += m.Size()
-	if one.bytes > c.maxBytes && len(one.answers)+one.taken > 0 {
+	if one.bytes > c.maxBytes && len(one.answers)+one.taken > 0 && !endsStream(m) {
 		one.fail(errTooMuch)
 		return
 	}
 	one.answers = append(one.answers, m)
 	one.signal()
+}
+
+// endsStream reports whether no more messages of the answer come. An entry that is
+// over the limit by itself is one that can be read, and this is what comes after it.
+func endsStream(m *nats.Msg) bool {
+	hs, err := readReply(m)
+	return err != nil || hs.isEnd()
 }
 
 // take returns the messages that came since the last time, and why no more will

@@ -274,6 +274,25 @@ func TestClientAnswerOverItsLimit(t *testing.T) {
 	}
 }
 
+// An entry that is over the limit by itself can be read, and an error that takes the
+// place of the end is told as it is.
+func TestClientAnswerOfOneEntryOverTheLimit(t *testing.T) {
+	s := bustest.StartServer(t, server.Options{})
+	serveScript(t, s, func(n int, _ *nats.Msg, e *bus.Encoder) []*nats.Msg {
+		answer := entries(e, 1, 10_000, 0)
+		if n > 1 {
+			answer[1] = clone(e.Error(kv.ErrInternal))
+		}
+		return answer
+	})
+	client := newClient(t, bustest.Connect(t, s), bus.ClientOptions{MaxAnswerBytes: 5000})
+	if page, err := client.Scan(t.Context(), kv.Query{Limit: 1}); err != nil || len(page.Entries) != 1 {
+		t.Errorf("an answer with one large entry: %d entries, %v", len(page.Entries), err)
+	}
+	_, err := client.Scan(t.Context(), kv.Query{Limit: 1})
+	wantError(t, "one that ends with an error", err, kv.ErrInternal)
+}
+
 // A service that knows nothing of scans without values sends them.
 func TestClientKeysOnlyOfAnEarlierService(t *testing.T) {
 	s := bustest.StartServer(t, server.Options{})

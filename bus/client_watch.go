@@ -16,7 +16,8 @@ import (
 // service first, and waits for the answer as a call does. The sequence can be
 // iterated once; it ends with the context's error, with [kv.ErrClosed], with
 // [kv.ErrCompacted], with [kv.ErrInvalidArgument] or [kv.ErrInvalidKey] for opts
-// that are none, or with the error of that first question.
+// that are none, with [kv.ErrValueTooLarge] for a value that no answer has room for,
+// or with the error of that first question.
 func (c *Client) Follow(ctx context.Context, opts FollowOptions) iter.Seq2[Change, error] {
 	return follow(ctx, c.watches(), opts)
 }

@@ -35,7 +35,7 @@
 // any order. A call ends with its context, or after [ClientOptions.Timeout] if that
 // has no deadline. It runs in the goroutine of its caller. At most
 // [ClientOptions.MaxCalls] are under way, and one answer has at most
-// [ClientOptions.MaxAnswerBytes]; so much may be in memory.
+// [ClientOptions.MaxAnswerBytes], or one entry; so much may be in memory.
 //
 // The answer to a scan or a replay is that to one request, of one revision. It
 // says how many messages it has; if one is lost, all of it is asked for again, and

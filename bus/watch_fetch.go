@@ -28,9 +28,8 @@ func (f *follower) fetchUpTo(ctx context.Context, from, to uint64) error {
 	}
 	before := f.reached
 	for more := true; more; {
-		limit := f.batch.limit(f.opts.PageSize)
-		replay, err := persist(ctx, f, func(ctx context.Context) (kv.Replay, error) {
-			q.Limit, limit = limit, max(1, limit/2) // one that fails may be too large
+		replay, err := askPage(ctx, f, func(ctx context.Context, limit int) (kv.Replay, error) {
+			q.Limit = limit
 			return f.store.Replay(ctx, q)
 		})
 		if err != nil {
@@ -101,9 +100,8 @@ func (f *follower) readState(ctx context.Context) error {
 	}
 	var pages statePages
 	for more := true; more; {
-		limit := f.batch.limit(f.opts.PageSize)
-		page, err := persist(ctx, f, func(ctx context.Context) (kv.Page, error) {
-			q.Limit, limit = limit, max(1, limit/2) // one that fails may be too large
+		page, err := askPage(ctx, f, func(ctx context.Context, limit int) (kv.Page, error) {
+			q.Limit = limit
 			return f.store.Scan(ctx, q)
 		})
 		if err != nil {
@@ -190,6 +188,27 @@ func (p *pageSize) measure(items, size int) {
 	}
 }
 
+// errAlone is of an item that has no room in an answer of its own.
+var errAlone = errors.New("a page of one item")
+
+// askPage asks for a page until it gets one.
+func askPage[T any](ctx context.Context, f *follower, ask func(ctx context.Context, limit int) (T, error)) (T, error) {
+	limit := f.batch.limit(f.opts.PageSize)
+	return persist(ctx, f, func(ctx context.Context) (T, error) {
+		for {
+			page, err := ask(ctx, limit)
+			alone := limit == 1
+			limit = max(1, limit/2) // one that fails may be too large
+			switch {
+			case !errors.Is(err, kv.ErrValueTooLarge):
+				return page, err
+			case alone:
+				return page, fmt.Errorf("%w: %w", errAlone, err)
+			}
+		}
+	})
+}
+
 // persist asks until it gets an answer, or an error that stays.
 func persist[T any](ctx context.Context, f *follower, ask func(ctx context.Context) (T, error)) (answer T, err error) {
 	for backoff := firstBackoff; ; backoff = min(2*backoff, lastBackoff) {
@@ -224,7 +243,7 @@ func persist[T any](ctx context.Context, f *follower, ask func(ctx context.Conte
 
 // stays reports whether asking again would bring the same error.
 func stays(err error) bool {
-	for _, lasting := range []error{kv.ErrCompacted, kv.ErrClosed, kv.ErrInvalidKey, kv.ErrInvalidArgument, ErrForbidden, errors.ErrUnsupported} {
+	for _, lasting := range []error{kv.ErrCompacted, kv.ErrClosed, kv.ErrInvalidKey, kv.ErrInvalidArgument, ErrForbidden, errors.ErrUnsupported, errAlone} {
 		if errors.Is(err, lasting) {
 			return true
 		}

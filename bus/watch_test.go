@@ -11,6 +11,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+
 	"kvbus/bus"
 	"kvbus/bus/bustest"
 	"kvbus/kv"
@@ -56,6 +59,39 @@ func TestFollowKeysOnly(t *testing.T) {
 	if e := w.event(); e.Key != "b" || e.Value != "" || e.Revision != 2 {
 		t.Errorf("the event is %+v", e)
 	}
+}
+
+// A watch reads values of which no two have room in an answer, and ends with the error
+// of one that has none by itself.
+func TestFollowLargeValues(t *testing.T) {
+	t.Parallel()
+	st := newWatchStage(t, memory.Options{})
+	nc := bustest.Connect(t, st.server)
+	client := newClient(t, nc, bus.ClientOptions{MaxAnswerBytes: 4000})
+	for i := range 3 {
+		st.set(t, fmt.Sprint("key", i), strings.Repeat("v", 5000))
+	}
+	state := st.follow(t, client, bus.FollowOptions{State: true})
+	for range 3 {
+		if c := state.next(); c.Kind != bus.ChangeState || len(c.Entry.Value) != 5000 {
+			t.Errorf("the state has %v of %q", c.Kind, c.Entry.Key)
+		}
+	}
+	st.follow(t, client, bus.FollowOptions{Start: kv.After(0)}).matches(st.history(t, bus.FollowOptions{}, 0))
+	if state.noticed(bus.NoticeStale) {
+		t.Error("pages that are too large make a watch stale")
+	}
+
+	s := bustest.StartServer(t, server.Options{})
+	serveScript(t, s, func(_ int, m *nats.Msg, e *bus.Encoder) []*nats.Msg {
+		if m.Subject == "kv.keys" {
+			return []*nats.Msg{e.Keys(kv.Page{Revision: 1})}
+		}
+		return []*nats.Msg{e.Error(kv.ErrValueTooLarge)}
+	})
+	client = newClient(t, bustest.Connect(t, s), bus.ClientOptions{})
+	st.follow(t, client, bus.FollowOptions{State: true}).ends(kv.ErrValueTooLarge)
+	st.follow(t, client, bus.FollowOptions{Start: kv.After(0)}).ends(kv.ErrValueTooLarge)
 }
 
 func TestFollowRefusesWrongOptions(t *testing.T) {
