@@ -111,6 +111,7 @@ func (o ClientOptions) withDefaults() (ClientOptions, error) {
 func (c *Client) Close() error {
 	c.closeOnce.Do(func() {
 		close(c.closed)
+		c.hub.abandon()
 		c.calls.close()
 	})
 	return nil

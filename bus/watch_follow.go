@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -42,8 +43,8 @@ type watchService struct {
 	closed   <-chan struct{} // when the client is
 }
 
-// A follower is one watch. Only the queue, and the subscription that fills it,
-// are used by other goroutines than the one that iterates.
+// A follower is one watch. Only the queue, the subscription that fills it, and
+// waiting are used by other goroutines than the one that iterates.
 //
 // It knows three revisions. All selected events up to proven were given, beyond
 // doubt, or are too many to be compared. Those up to reached were given unless the
@@ -58,6 +59,8 @@ type follower struct {
 	queue *watchQueue
 	sub   *nats.Subscription
 	yield func(Change, error) bool
+	// waiting says that the sequence is there and nobody has begun to iterate it.
+	waiting atomic.Bool
 
 	proven, reached, given uint64
 	// audited is where the next audit starts: proven, or above it after an audit

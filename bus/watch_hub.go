@@ -2,6 +2,8 @@ package bus
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 
 	"github.com/nats-io/nats.go"
@@ -15,14 +17,15 @@ type watchHub struct {
 	probing sync.Mutex // held by who looks for errors of the connection
 
 	mu      sync.Mutex
-	members map[*watchQueue]struct{}
+	members map[*watchQueue]func() // what ends one that nobody iterates
 	beats   *nats.Subscription
 	status  chan nats.Status
 	stopped chan struct{} // closed when nobody looks at status any more
 }
 
-// join has queue told of heartbeats, and woken when the connection changes.
-func (h *watchHub) join(nc *nats.Conn, subjects Subjects, queue *watchQueue) error {
+// join has queue told of heartbeats, and woken when the connection changes. abandon is
+// called when the client is closed.
+func (h *watchHub) join(nc *nats.Conn, subjects Subjects, queue *watchQueue, abandon func()) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if len(h.members) == 0 {
@@ -30,7 +33,7 @@ func (h *watchHub) join(nc *nats.Conn, subjects Subjects, queue *watchQueue) err
 			return err
 		}
 	}
-	h.members[queue] = struct{}{}
+	h.members[queue] = abandon
 	return nil
 }
 
@@ -44,7 +47,7 @@ func (h *watchHub) start(nc *nats.Conn, subjects Subjects) error {
 		return fmt.Errorf("watch: %w", connectionError(err))
 	}
 	h.beats = beats
-	h.members = make(map[*watchQueue]struct{})
+	h.members = make(map[*watchQueue]func())
 	status, stopped := nc.StatusChanged(nats.CONNECTED, nats.CLOSED), make(chan struct{})
 	h.status, h.stopped = status, stopped
 	go func() {
@@ -76,6 +79,17 @@ func (h *watchHub) leave(nc *nats.Conn, queue *watchQueue) {
 	stopped := h.stopped
 	h.mu.Unlock()
 	<-stopped
+}
+
+// abandon ends the watches that nobody iterates. The others see the end of the client
+// by themselves.
+func (h *watchHub) abandon() {
+	h.mu.Lock()
+	all := slices.Collect(maps.Values(h.members))
+	h.mu.Unlock()
+	for _, abandon := range all {
+		abandon() // which leaves the hub
+	}
 }
 
 // alone calls f while no other watch is in it.

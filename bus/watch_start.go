@@ -35,13 +35,18 @@ func newFollower(ctx context.Context, service watchService, opts FollowOptions) 
 	if err := f.start(ctx); err != nil {
 		return nil, nil, err
 	}
-	// A sequence that nobody iterates ends with its context.
-	release := context.AfterFunc(ctx, f.release)
+	// A sequence that nobody iterates ends with its context, or with the client.
+	f.waiting.Store(true)
+	stop := context.AfterFunc(ctx, f.abandon)
+	if f.ended(ctx) != nil {
+		f.abandon() // it may have ended before that
+	}
 	return f, func(yield func(Change, error) bool) {
-		if !release() {
-			yield(Change{}, cmp.Or(ctx.Err(), errIterated))
+		if !f.waiting.CompareAndSwap(true, false) {
+			yield(Change{}, cmp.Or(f.ended(ctx), errIterated))
 			return
 		}
+		stop()
 		defer f.release()
 		f.yield = yield
 		if err := f.run(ctx); !errors.Is(err, errLeft) {
@@ -83,7 +88,7 @@ func (f *follower) start(ctx context.Context) error {
 	}
 	f.all = f.opts.Prefix == "" && f.opts.Filter.IsZero()
 	f.queue = newWatchQueue(f.subjects, f.opts)
-	if err := f.hub.join(f.nc, f.subjects, f.queue); err != nil {
+	if err := f.hub.join(f.nc, f.subjects, f.queue, f.abandon); err != nil {
 		return err
 	}
 	f.reconnects = f.nc.Stats().Reconnects
@@ -184,6 +189,13 @@ func (f *follower) startAfter(revision uint64) {
 	f.proven, f.audited, f.reached, f.given, f.newest = revision, revision, revision, revision, revision
 	f.seen, f.forgotten = seen{}, 0
 	f.givenAt = time.Time{}
+}
+
+// abandon ends a watch whose sequence nobody iterates.
+func (f *follower) abandon() {
+	if f.waiting.CompareAndSwap(true, false) {
+		f.release()
+	}
 }
 
 func (f *follower) release() {

@@ -3,6 +3,7 @@ package bus_test
 import (
 	"context"
 	"fmt"
+	"iter"
 	"math"
 	"slices"
 	"strconv"
@@ -330,6 +331,21 @@ func TestFollowEnds(t *testing.T) {
 		client.Close()
 		w.ends(kv.ErrClosed)
 		st.follow(t, client, bus.FollowOptions{}).ends(kv.ErrClosed)
+	})
+	t.Run("with the client while nobody iterates", func(t *testing.T) {
+		nc := bustest.Connect(t, st.server)
+		client := newClient(t, nc, bus.ClientOptions{})
+		waiting := client.Follow(context.Background(), bus.FollowOptions{})
+		starting := make(chan iter.Seq2[bus.Change, error])
+		go func() { starting <- client.Follow(context.Background(), bus.FollowOptions{}) }()
+		client.Close()
+		all := []iter.Seq2[bus.Change, error]{waiting, <-starting}
+		if n := nc.NumSubscriptions(); n > 0 {
+			t.Errorf("%d subscriptions are left", n)
+		}
+		for _, changes := range all {
+			wantError(t, "what comes after the end", firstError(changes), kv.ErrClosed)
+		}
 	})
 	t.Run("with the connection", func(t *testing.T) {
 		nc := bustest.Connect(t, st.server)
