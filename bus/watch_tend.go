@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"time"
 
@@ -47,7 +48,10 @@ func (f *follower) scheduleAudit(now time.Time) {
 }
 
 // vary returns a time around d, so that many watches don't ask at once.
-func vary(d time.Duration) time.Duration { return d - d/4 + rand.N(d/2+1) }
+func vary(d time.Duration) time.Duration {
+	least := d - d/4
+	return least + rand.N(min(d/2, math.MaxInt64-least)+1)
+}
 
 // hear looks at the last heartbeat. It comes before what was received is given: that
 // may be of another life.
@@ -120,7 +124,7 @@ func (f *follower) tailDue(ctx context.Context, now time.Time) error {
 		}
 		return nil
 	}
-	if now.Sub(f.subscribed) >= f.opts.Settle+tailGrace {
+	if now.Sub(f.subscribed)-tailGrace >= f.opts.Settle {
 		f.reached = max(f.reached, revision)
 	}
 	return nil
