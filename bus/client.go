@@ -30,7 +30,8 @@ type ClientOptions struct {
 	Timeout time.Duration
 	// AttemptTimeout is how long a request that may be sent again, also one of a
 	// watch, waits for an answer, or for the next message of one, before it is.
-	// Each further attempt of a call waits twice as long as the one before.
+	// Each further attempt of a call waits twice as long as the one before, up to a
+	// minute.
 	AttemptTimeout time.Duration
 	// RepeatWindow is how long after its first attempt a command with a request id
 	// is sent again when it is not known what came of it. It must be well below

@@ -12,6 +12,9 @@ import (
 // firstRetry and lastRetry bound the pause before a request is sent again.
 const firstRetry, lastRetry = 10 * time.Millisecond, time.Second
 
+// lastPatience bounds how long an attempt waits, where AttemptTimeout is not longer.
+const lastPatience = time.Minute
+
 // call makes a request, and makes it again where that does no harm, until the
 // context ends.
 func (c *Client) call(ctx context.Context, r *request) error {
@@ -23,7 +26,7 @@ func (c *Client) call(ctx context.Context, r *request) error {
 	defer c.leave()
 	var doubt doubt
 	var refusal error // of the last attempt that was refused
-	patience := c.opts.AttemptTimeout
+	patience, longest := c.opts.AttemptTimeout, max(c.opts.AttemptTimeout, lastPatience)
 	for pause := firstRetry; ; pause = min(2*pause, lastRetry) {
 		start, back := time.Now(), c.calls.back()
 		fate, err := c.attempt(ctx, r, patience)
@@ -34,7 +37,7 @@ func (c *Client) call(ctx context.Context, r *request) error {
 			refusal = err
 		case unknown:
 			doubt.add(start, err)
-			patience *= 2
+			patience += min(patience, longest-patience)
 		}
 		if !c.mayRetry(r, err, &doubt) || !c.rest(ctx, pause, back) {
 			if r.harmless && r.window == 0 && refusal != nil && ctx.Err() != nil {

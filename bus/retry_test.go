@@ -3,6 +3,7 @@ package bus_test
 import (
 	"context"
 	"errors"
+	"math"
 	"slices"
 	"testing"
 	"time"
@@ -68,6 +69,10 @@ func TestRetries(t *testing.T) {
 	}{
 		{name: "a read that is refused", steps: []step{unavailable, overloaded, found}, call: read, requests: 3},
 		{name: "a read that is late", steps: []step{late, found}, call: read, requests: 2},
+		{
+			name: "a read that is late, of one who waits for ever", steps: []step{late, late, found}, call: read,
+			opts: bus.ClientOptions{AttemptTimeout: math.MaxInt64}, requests: 3,
+		},
 		{name: "a read without an answer", steps: []step{nil, nil, found}, call: read, requests: 3, orMore: true},
 		{name: "a read that is always refused", steps: []step{unavailable}, call: read, lasts: true, requests: 2, orMore: true, want: kv.ErrUnavailable},
 		{name: "a read that never has an answer", steps: []step{nil}, call: read, lasts: true, requests: 2, orMore: true, want: kv.ErrTimeout},
@@ -99,7 +104,9 @@ func TestRetries(t *testing.T) {
 			if tt.lasts {
 				ctx = within(t, 3*time.Second)
 			}
-			tt.opts.AttemptTimeout = watchPatience
+			if tt.opts.AttemptTimeout == 0 {
+				tt.opts.AttemptTimeout = watchPatience
+			}
 			if slices.ContainsFunc(tt.steps, func(s step) bool { return s == nil }) {
 				tt.opts.AttemptTimeout = 20 * time.Millisecond
 			}
