@@ -54,8 +54,8 @@ type calls struct {
 	pending   map[uint64]*call
 	seen      connection    // as of the last look
 	connected chan struct{} // closed when the connection comes back
-	idle      bool          // the connection is looked at only when its status changes
-	known     error         // the last violation of permissions that was looked at
+	idle      bool          // the connection is looked at only when its status changes, or a call comes
+	known     error         // the last violation of permissions that the calls were told of
 	// inboxErr says that the subscription is forbidden on that connection.
 	inboxErr error
 	inboxOn  uint64
@@ -90,7 +90,6 @@ func newCalls(nc *nats.Conn, maxBytes int) (*calls, error) {
 		stop:      make(chan struct{}),
 		pending:   make(map[uint64]*call),
 		connected: make(chan struct{}),
-		idle:      true,
 	}
 	var err error
 	if c.sub, err = nc.Subscribe(c.inbox+"*", c.receive); err != nil {
@@ -101,7 +100,8 @@ func newCalls(nc *nats.Conn, maxBytes int) (*calls, error) {
 		return nil, err
 	}
 	c.status = nc.StatusChanged(nats.RECONNECTING, nats.CONNECTED, nats.CLOSED)
-	c.seen = currentConnection(nc)
+	c.seen, _ = currentConnection(nc)
+	c.rouse <- struct{}{} // for the server's answer to the subscription
 	c.stopped.Go(c.look)
 	return c, nil
 }
@@ -115,23 +115,20 @@ func (c *calls) close() {
 	c.nc.RemoveStatusListener(c.status)
 }
 
-// currentConnection returns the connection that nc has.
-func currentConnection(nc *nats.Conn) connection {
+// currentConnection returns the connection that nc has, and its last error if that
+// is about permissions.
+func currentConnection(nc *nats.Conn) (current connection, violation error) {
 	for {
 		number := nc.Stats().Reconnects
-		up := nc.IsConnected()
-		if nc.Stats().Reconnects == number {
-			return connection{number, up}
+		up, last := nc.IsConnected(), nc.LastError()
+		if nc.Stats().Reconnects != number {
+			continue
 		}
+		if !errors.Is(last, nats.ErrPermissionViolation) {
+			last = nil
+		}
+		return connection{number, up}, last
 	}
-}
-
-// violation returns the last error of a connection if it is about permissions.
-func violation(nc *nats.Conn) error {
-	if err := nc.LastError(); errors.Is(err, nats.ErrPermissionViolation) {
-		return err
-	}
-	return nil
 }
 
 // add starts a call. If it fails the request must not be sent.
@@ -140,7 +137,7 @@ func (c *calls) add(subject string) (id uint64, one *call, err error) {
 	one.answers = one.room[:0]
 	// The connection has a lock of its own, which it may hold for as long as it
 	// dials; those who wait for answers must not wait for that.
-	current, known := currentConnection(c.nc), violation(c.nc)
+	current, violation := currentConnection(c.nc)
 	if !current.up {
 		if c.nc.IsClosed() {
 			return 0, nil, connectionError(nats.ErrConnectionClosed)
@@ -150,6 +147,7 @@ func (c *calls) add(subject string) (id uint64, one *call, err error) {
 	one.connection = current.number
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.learn(current, violation) // before this call is there, which it is not about
 	if c.inboxErr != nil && c.inboxOn == current.number {
 		return 0, nil, forbidden(c.inboxErr)
 	}
@@ -159,7 +157,7 @@ func (c *calls) add(subject string) (id uint64, one *call, err error) {
 	c.last++
 	c.pending[c.last] = one
 	if c.idle {
-		c.idle, c.known = false, known // what is known is not about this call
+		c.idle = false
 		select {
 		case c.rouse <- struct{}{}:
 		default:
@@ -245,7 +243,9 @@ func (c *calls) look() {
 		case <-c.rouse:
 			vain = 0
 			ticker.Reset(lookInterval)
-		case <-c.status:
+		case <-c.status: // a new connection has an answer to the subscription too
+			vain = 0
+			ticker.Reset(lookInterval)
 		case <-ticker.C:
 		}
 		if c.lookOnce() {
@@ -267,9 +267,10 @@ func (c *calls) rest() bool {
 // lookOnce tells the calls what has become of the connection. It reports whether
 // there are any.
 func (c *calls) lookOnce() (busy bool) {
-	current, last := currentConnection(c.nc), violation(c.nc)
+	current, violation := currentConnection(c.nc)
 	closed := c.nc.IsClosed()
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	if current != c.seen {
 		for _, one := range c.pending {
 			if current.lost(one.connection) {
@@ -282,14 +283,18 @@ func (c *calls) lookOnce() (busy bool) {
 		}
 		c.seen = current
 	}
-	news := last != c.known //nolint:errorlint // another error, not another kind
-	c.known = last
-	busy = len(c.pending) > 0
-	c.mu.Unlock()
-	if news {
-		c.refused(last)
+	c.learn(current, violation)
+	return len(c.pending) > 0
+}
+
+// learn tells the calls of the last violation that a connection knows, if it is news.
+// It is called with the lock.
+func (c *calls) learn(current connection, violation error) {
+	if violation == c.known { //nolint:errorlint // another error, not another kind
+		return
 	}
-	return busy
+	c.known = violation
+	c.tell(current.number, violation)
 }
 
 // back returns a channel that is closed when the connection comes back.
@@ -301,24 +306,30 @@ func (c *calls) back() <-chan struct{} {
 
 // refused tells the calls of an error of the connection.
 func (c *calls) refused(err error) {
-	action, subject, ok := PermissionViolation(err)
-	if !ok {
-		return
-	}
-	number := currentConnection(c.nc).number
+	current, _ := currentConnection(c.nc)
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.tell(current.number, err)
+}
+
+// tell is refused for an error of the connection of that number. It is called with the
+// lock.
+func (c *calls) tell(number uint64, err error) {
+	action, subject, ok := PermissionViolation(err)
 	switch {
+	case !ok:
 	case action == ActionPublish:
 		for id, one := range c.pending {
-			if subject == one.subject || subject == c.reply(id) {
+			if one.connection == number && (subject == one.subject || subject == c.reply(id)) {
 				one.fail(forbidden(err))
 			}
 		}
-	case subject == c.sub.Subject:
+	case subject == c.sub.Subject && number >= c.inboxOn:
 		c.inboxErr, c.inboxOn = err, number
 		for _, one := range c.pending {
-			one.fail(fmt.Errorf("%w: %w", ErrNoInbox, err))
+			if one.connection == number {
+				one.fail(fmt.Errorf("%w: %w", ErrNoInbox, err))
+			}
 		}
 	}
 }

@@ -257,21 +257,62 @@ func TestForbiddenManyAtATime(t *testing.T) {
 	all.Wait()
 }
 
-// An answer that can't be received is not one that nothing was done for.
+// Who can't receive an answer is told so before anything is sent, whether the connection
+// was refused the answers before the first call or when it came back.
 func TestForbiddenInbox(t *testing.T) {
+	none := &server.SubjectPermission{Allow: []string{"none"}}
+	for name, begins := range map[string]*server.SubjectPermission{"at once": none, "later": nil} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			u := new(usher)
+			s := startBusServer(t, server.Options{CustomClientAuthentication: u})
+			store := memory.New(memory.Options{})
+			startBus(t, s, store, service.Options{})
+			proxy := bustest.StartProxy(t, s.Addr().String())
+			u.subscribe.Store(begins)
+			back := make(chan struct{}, 1)
+			nc, err := bustest.Dial(proxy.URL(), append(reconnecting(), nats.ErrorHandler(quiet),
+				nats.ReconnectHandler(func(*nats.Conn) { back <- struct{}{} }))...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(nc.Close)
+			client := newClient(t, nc, bus.ClientOptions{})
+			if begins == nil {
+				u.subscribe.Store(none)
+				proxy.Cut()
+				<-back
+			}
+			if err := nc.Flush(); err != nil { // the subscription is refused by now
+				t.Fatal(err)
+			}
+			ctx := within(t, watchPatience)
+			_, err = kv.Of(client).Set(ctx, "key", "")
+			wantError(t, "a write", err, bus.ErrForbidden)
+			_, err = kv.Of(client).Get(ctx, "key")
+			wantError(t, "a read", err, bus.ErrForbidden)
+			if ctx.Err() != nil {
+				t.Error("it took as long as the calls had")
+			}
+			_, err = kv.Of(store).Get(t.Context(), "key")
+			wantError(t, "what a write that is forbidden leaves", err, kv.ErrNotFound)
+		})
+	}
+}
+
+// What is forbidden may be told by the handler of the connection, where another error
+// came after it.
+func TestForbiddenInboxBeforeAnotherError(t *testing.T) {
 	s := guardedBus(t)
-	nc := bustest.Connect(t, s, nats.UserInfo("mute", "secret"), nats.ErrorHandler(quiet))
+	errs := make(chan error, 2)
+	nc := bustest.Connect(t, s, nats.UserInfo("mute", "secret"), nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { errs <- err }))
 	client := newClient(t, nc, bus.ClientOptions{})
-	ctx := within(t, watchPatience)
-	if err := nc.Flush(); err != nil { // the subscription is refused by now
+	if _, err := nc.SubscribeSync("other"); err != nil {
 		t.Fatal(err)
 	}
-	client.HandleError(nc, nil, nc.LastError())
-	_, err := kv.Of(client).Set(ctx, "key", "")
-	wantError(t, "a write", err, bus.ErrForbidden)
-	_, err = kv.Of(client).Get(ctx, "key")
+	first := <-errs
+	<-errs
+	client.HandleError(nc, nil, first)
+	_, err := kv.Of(client).Get(within(t, watchPatience), "key")
 	wantError(t, "a read", err, bus.ErrForbidden)
-	if ctx.Err() != nil {
-		t.Error("it took as long as the calls had")
-	}
 }

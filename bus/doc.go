@@ -66,8 +66,8 @@
 // a client or a connection that was closed, and [ErrForbidden], of a request that
 // NATS permissions refuse. A server tells of a refusal by an error of the
 // connection, not of the request. The client looks at the last error of the
-// connection while calls are under way; [Client.HandleError] does better where many
-// calls may be refused at a time.
+// connection when it is new, when a call begins, and while calls are under way;
+// [Client.HandleError] does better where much may be refused at a time.
 //
 // [Client.Close] ends calls and watches. Commands that were sent by then fail with
 // [kv.ErrTimeout].
