@@ -53,6 +53,7 @@ type calls struct {
 	last      uint64
 	pending   map[uint64]*call
 	seen      connection    // as of the last look
+	away      error         // why nothing can be sent; nil while there is a connection
 	connected chan struct{} // closed when the connection comes back
 	idle      bool          // the connection is looked at only when its status changes, or a call comes
 	known     error         // the last violation of permissions that the calls were told of
@@ -100,7 +101,7 @@ func newCalls(nc *nats.Conn, maxBytes int) (*calls, error) {
 		return nil, err
 	}
 	c.status = nc.StatusChanged(nats.RECONNECTING, nats.CONNECTED, nats.CLOSED)
-	c.seen, _ = currentConnection(nc)
+	c.lookOnce()
 	c.rouse <- struct{}{} // for the server's answer to the subscription
 	c.stopped.Go(c.look)
 	return c, nil
@@ -136,7 +137,10 @@ func (c *calls) add(subject string) (id uint64, one *call, err error) {
 	one = &call{subject: subject, wake: make(chan struct{}, 1)}
 	one.answers = one.room[:0]
 	// The connection has a lock of its own, which it may hold for as long as it
-	// dials; those who wait for answers must not wait for that.
+	// dials; neither this call nor those who wait for answers must wait for that.
+	if away := c.gone(); away != nil {
+		return 0, nil, away
+	}
 	current, violation := currentConnection(c.nc)
 	if !current.up {
 		if c.nc.IsClosed() {
@@ -243,8 +247,9 @@ func (c *calls) look() {
 		case <-c.rouse:
 			vain = 0
 			ticker.Reset(lookInterval)
-		case <-c.status: // a new connection has an answer to the subscription too
-			vain = 0
+		case status := <-c.status:
+			c.hear(status)
+			vain = 0 // a new connection has an answer to the subscription too
 			ticker.Reset(lookInterval)
 		case <-ticker.C:
 		}
@@ -264,11 +269,38 @@ func (c *calls) rest() bool {
 	return c.idle
 }
 
+// hear takes a change of the connection, which itself may be busy for long from then on.
+// It comes after the last look: the connection that was seen then is the one that is
+// lost, or was lost before.
+func (c *calls) hear(status nats.Status) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch status {
+	case nats.RECONNECTING:
+		c.away = errDisconnected
+	case nats.CLOSED:
+		c.away = connectionError(nats.ErrConnectionClosed)
+	default: // the next look knows more
+		return
+	}
+	for _, one := range c.pending {
+		if one.connection <= c.seen.number {
+			one.fail(errLost)
+		}
+	}
+}
+
+// gone returns why nothing can be sent, as far as is known.
+func (c *calls) gone() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.away
+}
+
 // lookOnce tells the calls what has become of the connection. It reports whether
 // there are any.
 func (c *calls) lookOnce() (busy bool) {
-	current, violation := currentConnection(c.nc)
-	closed := c.nc.IsClosed()
+	current, violation, closed := c.current()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if current != c.seen {
@@ -283,8 +315,33 @@ func (c *calls) lookOnce() (busy bool) {
 		}
 		c.seen = current
 	}
+	switch {
+	case current.up:
+		c.away = nil
+	case closed:
+		c.away = connectionError(nats.ErrConnectionClosed)
+	default:
+		c.away = errDisconnected
+	}
 	c.learn(current, violation)
 	return len(c.pending) > 0
+}
+
+// current returns the connection as it is when all its changes before have been heard.
+func (c *calls) current() (current connection, violation error, closed bool) {
+	for {
+		select {
+		case status := <-c.status:
+			c.hear(status)
+			continue
+		default:
+		}
+		current, violation = currentConnection(c.nc)
+		closed = c.nc.IsClosed()
+		if len(c.status) == 0 {
+			return current, violation, closed
+		}
+	}
 }
 
 // learn tells the calls of the last violation that a connection knows, if it is news.

@@ -33,7 +33,11 @@
 // Commands that one goroutine gives one after the other take effect in that order,
 // as each is answered before the next is sent; those of several goroutines come in
 // any order. A call ends with its context, or after [ClientOptions.Timeout] if that
-// has no deadline. It runs in the goroutine of its caller. At most
+// has no deadline, also while the connection is made. Only a server that takes nothing
+// holds up a call, which is written by its caller: until [nats.FlusherTimeout], a minute
+// if it is not set. Less is advisable, with [nats.ReconnectOnFlusherError]. The start and
+// the end of a watch, and [Client.Close], also wait for a connection that is just being
+// made, for [nats.Timeout] at most. A call runs in the goroutine of its caller. At most
 // [ClientOptions.MaxCalls] are under way, and one answer has at most
 // [ClientOptions.MaxAnswerBytes], or one entry; so much may be in memory.
 //

@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"math"
+	"net"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -237,5 +240,67 @@ func TestCallsWithoutAConnection(t *testing.T) {
 	requests := script.received(t, 1)
 	if len(requests) != 1 || requests[0].Subject != "kv.incr.later" {
 		t.Errorf("%d requests came", len(requests))
+	}
+}
+
+// A heldDialer dials when the test lets it, once it is told to wait for that.
+type heldDialer struct {
+	hold    atomic.Bool
+	dialing chan struct{}
+	free    chan struct{}
+}
+
+func (d *heldDialer) Dial(network, address string) (net.Conn, error) {
+	if d.hold.Load() {
+		d.dialing <- struct{}{}
+		<-d.free
+	}
+	return net.Dial(network, address)
+}
+
+// What a client is asked while its connection is being made, which may take long, ends
+// in time.
+func TestCallsWhileTheConnectionIsMade(t *testing.T) {
+	s := bustest.StartServer(t, server.Options{})
+	script := serveSteps(t, s, nil, found)
+	proxy := bustest.StartProxy(t, s.Addr().String())
+	dialer := &heldDialer{dialing: make(chan struct{}, 100), free: make(chan struct{})}
+	nc, err := bustest.Dial(proxy.URL(), append(reconnecting(), nats.SetCustomDialer(dialer))...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	free := sync.OnceFunc(func() { close(dialer.free) })
+	defer free() // before the client is closed, which takes that long
+	h := kv.Of(newClient(t, nc, bus.ClientOptions{Timeout: 2 * watchPatience}))
+	ended := make(chan error, 1)
+	end := func(what string) error {
+		t.Helper()
+		select {
+		case err := <-ended:
+			return err
+		case <-time.After(watchPatience):
+			t.Fatalf("%s does not end", what)
+			return nil
+		}
+	}
+	go func() { _, err := h.Increment(t.Context(), "key", 1); ended <- err }()
+	<-script.requests
+	dialer.hold.Store(true)
+	proxy.Cut()
+	<-dialer.dialing
+	wantError(t, "a write that was under way", end("a write that was under way"), kv.ErrTimeout)
+	ctx := within(t, 100*time.Millisecond)
+	go func() { _, err := h.Increment(ctx, "key", 1); ended <- err }()
+	wantError(t, "a write", end("a write"), kv.ErrUnavailable)
+	ctx = within(t, 100*time.Millisecond)
+	go func() { _, err := h.Get(ctx, "key"); ended <- err }()
+	wantError(t, "a read", end("a read"), kv.ErrUnavailable)
+	free()
+	if _, err := h.Get(t.Context(), "key"); err != nil {
+		t.Errorf("a read when the connection is back: %v", err)
+	}
+	if n := len(script.received(t, 1)); n != 1 {
+		t.Errorf("%d further requests came", n)
 	}
 }
