@@ -257,7 +257,7 @@ func (l *Lock) release(ctx context.Context) error {
 		if !errors.Is(err, kv.ErrConflict) {
 			l.mu.Lock()
 			l.released = err == nil
-			if err != nil && ambiguous(err) && l.doubted.IsZero() {
+			if err != nil && ambiguous(err) && !isAny(err, kv.ErrUnavailable, kv.ErrOverloaded) && l.doubted.IsZero() {
 				l.doubted = asked
 			}
 			l.mu.Unlock()

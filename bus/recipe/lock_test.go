@@ -3,6 +3,7 @@ package recipe_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"iter"
 	"strings"
 	"sync"
@@ -468,6 +469,32 @@ func TestWithLock(t *testing.T) {
 		})
 		if !errors.Is(err, recipe.ErrLost) {
 			t.Errorf("%v", err)
+		}
+	})
+}
+
+// The connection is lost before Unlock: no request was ever sent, which the client says.
+// Meanwhile the lock is removed by somebody else.
+func TestUnlockThatWasNeverSent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &strained{Store: newStore(t)}
+		l, err := recipe.Acquire(t.Context(), store, "lock", recipe.LockOptions{TTL: 10 * time.Minute})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := kv.Of(store.Store).Delete(t.Context(), "lock"); err != nil {
+			t.Fatal(err)
+		}
+		back := time.Now().Add(2 * time.Minute)
+		store.when(func(ctx context.Context, cmd kv.Command) (kv.Result, error) {
+			if time.Now().Before(back) {
+				<-ctx.Done() // as without a connection
+				return kv.Result{}, fmt.Errorf("%w: %w: no connection", kv.ErrUnavailable, ctx.Err())
+			}
+			return store.Store.Do(ctx, cmd)
+		})
+		if err := l.Unlock(t.Context()); !errors.Is(err, recipe.ErrLost) {
+			t.Errorf("unlock: %v, want ErrLost", err)
 		}
 	})
 }

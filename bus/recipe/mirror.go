@@ -59,10 +59,11 @@ type Mirror struct {
 	revision atomic.Uint64
 	stale    atomic.Bool
 	// Of the goroutine that follows:
-	next   *mirrorTable  // what is being filled; nil while current is kept up
-	refill func()        // ends the watch, for one that begins with the state
-	began  time.Time     // when the watch did
-	took   time.Duration // until it had the state
+	doubtful bool          // until it is filled anew
+	next     *mirrorTable  // what is being filled; nil while current is kept up
+	refill   func()        // ends the watch, for one that begins with the state
+	began    time.Time     // when the watch did
+	took     time.Duration // until it had the state
 
 	cancel context.CancelFunc
 	ended  chan struct{}
@@ -111,6 +112,7 @@ func NewMirror(source Source, opts MirrorOptions) (*Mirror, error) {
 		case bus.NoticeUnaudited:
 			// What was lost by then, if anything was, does not come any more.
 			m.setStale(n.Err)
+			m.doubtful = true
 			m.refillSoon()
 		}
 		if told != nil {

@@ -61,10 +61,10 @@ func (m *Mirror) take(change *bus.Change) error {
 	case bus.ChangeRestart:
 		// What is there is stale, and is shown until there is better.
 		m.setStale(change.Cause)
-		m.next = newMirrorTable()
+		m.next, m.began = newMirrorTable(), time.Now()
 		return nil
 	case bus.ChangeReady:
-		m.next = nil
+		m.next, m.doubtful = nil, false
 		m.took = time.Since(m.began)
 		m.current.Store(table)
 		m.setLive()
@@ -78,6 +78,9 @@ func (m *Mirror) take(change *bus.Change) error {
 	return nil
 }
 
+// longestDoubt bounds how long a mirror waits to be filled anew.
+const longestDoubt = 10 * time.Minute
+
 // refillSoon lets the mirror be filled anew: at once where it is small, and where that
 // takes long, or goes on, so late that it takes a twentieth of the time.
 func (m *Mirror) refillSoon() {
@@ -86,7 +89,7 @@ func (m *Mirror) refillSoon() {
 	if m.next != nil {
 		took = max(took, since)
 	}
-	time.AfterFunc(20*took-since, m.refill)
+	time.AfterFunc(min(20*took-since, longestDoubt), m.refill)
 }
 
 // advance says that the mirror shows a revision, to those who wait for it too.
@@ -115,7 +118,7 @@ func (m *Mirror) setStale(cause error) {
 
 // setLive ends what setStale began, unless the mirror is being filled anew.
 func (m *Mirror) setLive() {
-	if m.next == nil {
+	if m.next == nil && !m.doubtful {
 		m.stale.Store(false)
 	}
 }

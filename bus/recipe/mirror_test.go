@@ -391,3 +391,53 @@ func TestMirrorEnds(t *testing.T) {
 		}
 	}
 }
+
+// While the mirror waits for its refill, requests fail once, and succeed again.
+func TestMirrorIsStaleUntilItIsRefilled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSource(t)
+		s.hold = make(chan struct{})
+		m := newMirror(t, s, recipe.MirrorOptions{})
+		time.Sleep(time.Second) // that is how long it takes to fill it
+		close(s.hold)
+		<-m.Ready()
+		s.notice <- bus.Notice{Kind: bus.NoticeUnaudited, Err: kv.ErrCompacted} // it is refilled 19 s later
+		synctest.Wait()
+		if !m.Status().Stale {
+			t.Error("it is not stale")
+		}
+		s.notice <- bus.Notice{Kind: bus.NoticeStale, Err: kv.ErrUnavailable}
+		s.notice <- bus.Notice{Kind: bus.NoticeLive}
+		synctest.Wait()
+		if !m.Status().Stale {
+			t.Error("it may have lost a change, and says that it is fresh before it is filled anew")
+		}
+	})
+}
+
+// A watch that was well for an hour begins anew, as after a restart of a store in memory,
+// and has the state at once. An hour later an audit comes too late.
+func TestMirrorIsRefilledSoonAfterARestart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSource(t)
+		m := newMirror(t, s, recipe.MirrorOptions{})
+		<-m.Ready()
+		time.Sleep(time.Hour)
+		s.restart <- kv.ErrCompacted
+		synctest.Wait()
+		if m.Status().Stale {
+			t.Fatal("it is not filled")
+		}
+		time.Sleep(time.Hour)
+		s.notice <- bus.Notice{Kind: bus.NoticeUnaudited, Err: kv.ErrCompacted}
+		start := time.Now()
+		synctest.Wait()
+		for m.Status().Stale && time.Since(start) < 100*time.Hour {
+			time.Sleep(time.Second)
+			synctest.Wait()
+		}
+		if took := time.Since(start); took > time.Minute {
+			t.Errorf("it was refilled after %v", took)
+		}
+	})
+}
