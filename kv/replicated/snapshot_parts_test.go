@@ -5,11 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"kvbus/bus/bustest"
 	"kvbus/kv"
@@ -124,5 +128,83 @@ func TestNoWayBack(t *testing.T) {
 		if after, infoErr := store.Describe(); err != nil || infoErr != nil || after.Revision < before.Revision || after.LogPosition < before.LogPosition {
 			t.Errorf("with a snapshot: %v: from revision %d it goes to %d: %v, %v", stored, before.Revision, after.Revision, err, infoErr)
 		}
+	}
+}
+
+// A part is sent again for a while where the other servers of the stream are away, also
+// after the one that is there has said that it has it.
+func TestPartOnASlowCluster(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	servers := bustest.StartCluster(t, server.Options{})
+	js, err := jetstream.New(bustest.Connect(t, servers[0]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stream jetstream.Stream
+	if err := patiently(ctx, slog.New(slog.DiscardHandler), "make the stream", func() (err error) {
+		stream, err = js.CreateStream(ctx, jetstream.StreamConfig{Name: "OBJ_x", Subjects: []string{"$O.x.>"}, Replicas: len(servers)})
+		if err == nil && stream.CachedInfo().Cluster.Leader == "" {
+			err = errNotYet
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	leader := servers[slices.IndexFunc(servers, func(s *server.Server) bool { return s.Name() == stream.CachedInfo().Cluster.Leader })]
+	if js, err = jetstream.New(bustest.Connect(t, leader)); err != nil {
+		t.Fatal(err)
+	}
+	store := &snapshotStore{js: js, stream: stream, bucket: "x"}
+	if err := store.publish(ctx, &nats.Msg{Subject: "$O.x.C.a", Data: []byte("1")}); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range servers {
+		if s != leader {
+			s.Shutdown()
+		}
+	}
+	patience, cancel := context.WithTimeout(ctx, 2*apiTimeout)
+	defer cancel()
+	if err := store.publish(patience, &nats.Msg{Subject: "$O.x.C.a", Data: []byte("2")}); patience.Err() == nil {
+		t.Errorf("it is given up: %v", err)
+	}
+}
+
+// The entry of a snapshot is stored, the answer does not come, and it is sent again.
+func TestEntryThatIsSentAgain(t *testing.T) {
+	s := bustest.StartServer(t, server.Options{JetStream: true, StoreDir: t.TempDir()})
+	js, err := jetstream.New(bustest.Connect(t, s))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	config := jetstream.StreamConfig{Name: "OBJ_x", Subjects: []string{"$O.x.>"}, AllowRollup: true, NoAck: true}
+	stream, err := js.CreateStream(ctx, config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	store := &snapshotStore{js: js, stream: stream, bucket: "x"}
+	done := make(chan error, 1)
+	go func() {
+		done <- store.enter(ctx, &jetstream.ObjectInfo{ObjectMeta: jetstream.ObjectMeta{Name: "snapshot-1"}})
+	}()
+	for {
+		info, err := stream.Info(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info.State.Msgs == 1 {
+			break
+		}
+	}
+	config.NoAck = false
+	if _, err := js.UpdateStream(ctx, config); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Errorf("it is stored, and fails with %v", err)
 	}
 }

@@ -1,6 +1,7 @@
 package replicated
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/sha256"
@@ -129,7 +130,14 @@ func (s *snapshotStore) enter(ctx context.Context, info *jetstream.ObjectInfo) e
 	if entry.Data, err = json.Marshal(info); err != nil {
 		return err
 	}
-	return s.publish(ctx, entry, jetstream.WithExpectLastSequencePerSubject(replaced))
+	err = s.publish(ctx, entry, jetstream.WithExpectLastSequencePerSubject(replaced))
+	if api, ok := errors.AsType[*jetstream.APIError](err); ok && api.ErrorCode == wrongLast {
+		// A single server looks at that before it knows the message again.
+		if last, lastErr := s.last(ctx, entry.Subject); lastErr == nil && bytes.Equal(last.Data, entry.Data) {
+			return nil
+		}
+	}
+	return err
 }
 
 // publish returns when a message is stored. It sends it again where no answer comes, as
@@ -142,12 +150,29 @@ func (s *snapshotStore) publish(ctx context.Context, m *nats.Msg, opts ...jetstr
 		asked, cancel := context.WithTimeout(ctx, apiTimeout)
 		_, err := s.js.PublishMsg(asked, m, opts...)
 		cancel()
-		silent := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, jetstream.ErrNoStreamResponse)
-		if !silent || ctx.Err() != nil {
+		api, answered := errors.AsType[*jetstream.APIError](err)
+		switch {
+		case ctx.Err() != nil:
+			return err
+		case answered && api.ErrorCode == inProcess:
+			select {
+			case <-time.After(retryDelay):
+			case <-ctx.Done():
+				return err
+			}
+		case !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, jetstream.ErrNoStreamResponse):
 			return err
 		}
 	}
 }
+
+// JetStream's error codes for a message that was sent before.
+const (
+	// inProcess: it is on its way to the other servers.
+	inProcess jetstream.ErrorCode = 10158
+	// wrongLast: the one before it on its subject is another than was expected.
+	wrongLast jetstream.ErrorCode = 10071
+)
 
 // list returns the snapshots that are listed, the newest first, also those that are
 // not whole.
