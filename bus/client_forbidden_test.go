@@ -310,8 +310,7 @@ func TestForbiddenInboxBeforeAnotherError(t *testing.T) {
 	if _, err := nc.SubscribeSync("other"); err != nil {
 		t.Fatal(err)
 	}
-	first := <-errs
-	<-errs
+	first, _ := <-errs, <-errs
 	client.HandleError(nc, nil, first)
 	_, err := kv.Of(client).Get(within(t, watchPatience), "key")
 	wantError(t, "a read", err, bus.ErrForbidden)

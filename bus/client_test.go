@@ -489,6 +489,15 @@ func TestClientWatchGoesOnAfterALag(t *testing.T) {
 // what it has lost, and goes on.
 func TestClientWatchOfSomeKeysThatMissesAnEvent(t *testing.T) {
 	t.Parallel()
+	for name, since := range map[string]int{"the ring has what came since it last looked": 1, "it has not": 2} {
+		t.Run(name, func(t *testing.T) { testMissesAnEvent(t, since) })
+	}
+}
+
+// testMissesAnEvent writes so many times after the watch has looked for what it may have
+// lost.
+func testMissesAnEvent(t *testing.T, since int) {
+	t.Parallel()
 	const ring, writes = 64, 48
 	st := newMuteStage(t, memory.Options{ReplayEvents: ring})
 	next, stop := iter.Pull2(st.client(t).Watch(within(t, watchPatience), kv.WatchOptions{Filter: parseFilter(t, "a")}))
@@ -519,7 +528,9 @@ func TestClientWatchOfSomeKeysThatMissesAnEvent(t *testing.T) {
 	if _, err := asked.NextMsg(watchPatience); err != nil {
 		t.Fatal(err)
 	}
-	write()
+	for range since {
+		write()
+	}
 	lost, seen := st.set(t, "a", "lost"), st.set(t, "a", "seen")
 	st.publish(t, seen)
 	var lag *kv.LagError
@@ -531,4 +542,46 @@ func TestClientWatchOfSomeKeysThatMissesAnEvent(t *testing.T) {
 			t.Fatalf("after the lag comes %+v, %v, want event %d", event, err, want)
 		}
 	}
+}
+
+// A watch whose context ends after a lag, and that is iterated again.
+func TestClientWatchIteratedAgainAfterALag(t *testing.T) {
+	const first, oldest, last = 100, 150, 200
+	event := kv.Event{Kind: kv.EventSet, Key: "key", Revision: last, PreviousRevision: last - 1, Time: time.Now()}
+	s := bustest.StartServer(t, server.Options{})
+	script := serveScript(t, s, func(_ int, m *nats.Msg, e *bus.Encoder) []*nats.Msg {
+		switch m.Subject {
+		case "kv.info":
+			info, err := e.Info(bus.Info{Info: kv.Info{Durable: true, OldestRevision: oldest, Revision: last}})
+			if err != nil {
+				t.Error(err)
+			}
+			return []*nats.Msg{info}
+		case "kv.keys":
+			return []*nats.Msg{e.Keys(kv.Page{Revision: first})}
+		default:
+			if m.Reply == "" {
+				return nil
+			}
+			return []*nats.Msg{e.Error(kv.ErrCompacted)}
+		}
+	})
+	client := newClient(t, bustest.Connect(t, s), bus.ClientOptions{NoRetry: true})
+	ctx, cancel := context.WithCancel(within(t, watchPatience))
+	defer cancel()
+	events := client.Watch(ctx, kv.WatchOptions{})
+	if err := script.nc.PublishMsg(new(bus.Encoder).Event(defaultSubjects(t), event)); err != nil {
+		t.Fatal(err)
+	}
+	var got error
+	for _, err := range events {
+		got = err
+		if _, ok := errors.AsType[*kv.LagError](err); ok {
+			cancel()
+		}
+	}
+	wantError(t, "the end", got, context.Canceled)
+	for _, got = range events {
+	}
+	wantError(t, "the end of another iteration", got, context.Canceled)
 }

@@ -92,10 +92,12 @@ func (c *Client) Watch(ctx context.Context, opts kv.WatchOptions) iter.Seq2[kv.E
 			if !yield(kv.Event{}, lag) {
 				return
 			}
-			if f, changes, err = f.successor(ctx, lag.Last); err != nil {
+			next, more, err := f.successor(ctx, lag.Last)
+			if err != nil {
 				yield(kv.Event{}, err)
 				return
 			}
+			f, changes = next, more
 		}
 	}
 }
@@ -117,11 +119,7 @@ func (f *follower) lag(ctx context.Context, ended error) (*kv.LagError, error) {
 	case err != nil:
 		return nil, err
 	}
-	from := f.reached
-	if info.OldestRevision <= from+1 {
-		// What the watch has found missing may come before that.
-		from = max(f.given, f.proven)
-	}
+	from := max(f.looked, f.given, f.proven)
 	if info.Revision < f.reached || info.OldestRevision <= from+1 {
 		return nil, ended // of another store
 	}

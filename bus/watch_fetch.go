@@ -27,6 +27,7 @@ func (f *follower) fetchUpTo(ctx context.Context, from, to uint64) error {
 		ReadOptions: kv.ReadOptions{Consistency: kv.Linearizable},
 	}
 	before := f.reached
+	f.looked = from
 	for more := true; more; {
 		replay, err := askPage(ctx, f, func(ctx context.Context, limit int) (kv.Replay, error) {
 			q.Limit = limit

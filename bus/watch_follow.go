@@ -63,6 +63,7 @@ type follower struct {
 	waiting atomic.Bool
 
 	proven, reached, given uint64
+	looked                 uint64 // from where the last fetch began
 	// audited is where the next audit starts: proven, or above it after an audit
 	// that came too late.
 	audited uint64
@@ -303,7 +304,7 @@ func (f *follower) giveEvent(event *kv.Event) error {
 	f.reached, f.newest = max(f.reached, f.given), max(f.newest, f.given)
 	if f.all {
 		f.proven, f.audited = f.reached, f.reached
-	} else if forgotten := f.seen.add(f.given); forgotten > 0 {
+	} else if forgotten := f.seen.add(f.given, f.audited); forgotten > 0 {
 		if forgotten > f.audited {
 			f.forgotten = forgotten // which the next audit tells
 		}

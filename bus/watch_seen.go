@@ -31,10 +31,15 @@ func (s *seen) has(revision uint64) bool {
 }
 
 // add takes the next revision, which is higher than all before. Where there is no
-// room, it forgets the older half and returns the last of them, else 0.
-func (s *seen) add(revision uint64) (forgotten uint64) {
+// room, it forgets those that are covered by an audit up to a revision, or else the
+// older half, and returns the last of them, else 0.
+func (s *seen) add(revision, audited uint64) (forgotten uint64) {
 	if len(s.revisions) == maxSeen {
-		forgotten = s.revisions[maxSeen/2-1]
+		oldest := s.upTo(audited)
+		if oldest == 0 {
+			oldest = maxSeen / 2
+		}
+		forgotten = s.revisions[oldest-1]
 		s.forget(forgotten)
 	}
 	s.revisions = append(s.revisions, revision)
