@@ -12,6 +12,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"kvbus/bus/bustest"
 	"kvbus/bus/embedded"
 )
 
@@ -22,9 +23,7 @@ func askForLog(t *testing.T, s *embedded.Server) jetstream.JetStream {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "LOG", Subjects: []string{"log"}}); err != nil {
-		t.Fatal(err)
-	}
+	bustest.MakeStream(t, js, jetstream.StreamConfig{Name: "LOG", Subjects: []string{"log"}})
 	return js
 }
 

@@ -39,9 +39,7 @@ func rollBack(t *testing.T, s *server.Server, records uint64) {
 	if err := js.DeleteStream(bounded(t), config.Name); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := js.CreateStream(bounded(t), config); err != nil {
-		t.Fatal(err)
-	}
+	bustest.MakeStream(t, js, config)
 	for _, m := range kept {
 		if _, err := js.PublishMsg(bounded(t), m); err != nil {
 			t.Fatal(err)

@@ -37,15 +37,12 @@ func TestRecordOfAnotherLog(t *testing.T) {
 	}
 	makeLog := func(size uint64) {
 		t.Helper()
-		_, err := js.CreateStream(ctx, jetstream.StreamConfig{
+		bustest.MakeStream(t, js, jetstream.StreamConfig{
 			Name:        streamName(opts.Prefix),
 			Subjects:    []string{logSubject(opts.Prefix)},
 			AllowDirect: true,
 			RePublish:   &jetstream.RePublish{Source: logSubject(opts.Prefix), Destination: liveSubject(opts.Prefix, "log")},
 		})
-		if err != nil {
-			t.Fatal(err)
-		}
 		for records = 0; records < size; {
 			appendRecord()
 		}
