@@ -33,6 +33,14 @@ const (
 	snapshotPrefix = "snapshot-"
 )
 
+// JetStream's error codes for a message that was sent before.
+const (
+	// inProcess: it is on its way to the other servers.
+	inProcess jetstream.ErrorCode = 10158
+	// wrongLast: the one before it on its subject is another than was expected.
+	wrongLast jetstream.ErrorCode = 10071
+)
+
 // A snapshotStore has the snapshots of one log in a JetStream object store, where
 // `nats object` shows them. An object is its parts, each a message on the subject of
 // the object's id, and an entry on the subject of its name, which lists it.
@@ -165,14 +173,6 @@ func (s *snapshotStore) publish(ctx context.Context, m *nats.Msg, opts ...jetstr
 		}
 	}
 }
-
-// JetStream's error codes for a message that was sent before.
-const (
-	// inProcess: it is on its way to the other servers.
-	inProcess jetstream.ErrorCode = 10158
-	// wrongLast: the one before it on its subject is another than was expected.
-	wrongLast jetstream.ErrorCode = 10071
-)
 
 // list returns the snapshots that are listed, the newest first, also those that are
 // not whole.
