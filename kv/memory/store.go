@@ -90,7 +90,8 @@ func (s *Store) Get(ctx context.Context, key string, opts kv.ReadOptions) (entry
 		}
 	}
 	err = s.shared.Get(key, time.Now, &entry)
-	// Asked last, so that less is to be kept over the call: see [machine.Shared.Get].
+	// Asked last: before, the arguments of the get would have to be kept over this
+	// call, and its instructions keep those of the next lookup waiting.
 	if ended := ctx.Err(); ended != nil {
 		return kv.Entry{}, ended
 	}
