@@ -216,13 +216,13 @@ func (s *session) confirmAll(ctx context.Context, end context.CancelCauseFunc) {
 		end(errBroken)
 		return
 	}
+	pending := s.pending
 	var due <-chan time.Time
 	for {
 		select {
-		case <-s.pending:
-			if due == nil {
-				due = time.After(confirmDelay)
-			}
+		case <-pending:
+			// Nobody listens until then: each event leaves a mark, and would wake this.
+			pending, due = nil, time.After(confirmDelay)
 			continue
 		case <-s.now:
 		case <-due:
@@ -232,7 +232,11 @@ func (s *session) confirmAll(ctx context.Context, end context.CancelCauseFunc) {
 		case <-ctx.Done():
 			return
 		}
-		due = nil
+		select {
+		case <-s.pending: // what follows confirms that too
+		default:
+		}
+		pending, due = s.pending, nil
 		if err := s.confirm(ctx); err != nil {
 			end(err)
 			return
