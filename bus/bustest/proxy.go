@@ -4,11 +4,12 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
 
-// Free is the pace of a [Proxy] that is as quick as it can be.
+// Free is the pace of a way that is as quick as it can be.
 const Free = -1
 
 // A Proxy forwards TCP connections to a server that can be exchanged.
@@ -16,11 +17,11 @@ type Proxy struct {
 	listener net.Listener
 	ended    chan struct{}
 
-	mu      sync.Mutex
-	target  string
-	conns   []net.Conn
-	pace    int           // bytes a second
-	changed chan struct{} // closed when the pace is another one
+	toServer, toClient way
+
+	mu     sync.Mutex
+	target string
+	conns  []net.Conn
 }
 
 // StartProxy starts a proxy on a free port of the loopback interface; it ends
@@ -31,7 +32,9 @@ func StartProxy(t testing.TB, target string) *Proxy {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &Proxy{listener: listener, ended: make(chan struct{}), target: target, pace: Free, changed: make(chan struct{})}
+	p := &Proxy{listener: listener, ended: make(chan struct{}), target: target}
+	p.toServer.set(Free)
+	p.toClient.set(Free)
 	var serving sync.WaitGroup
 	serving.Go(func() {
 		for {
@@ -49,11 +52,11 @@ func StartProxy(t testing.TB, target string) *Proxy {
 			p.conns = append(p.conns, client, server)
 			p.mu.Unlock()
 			serving.Go(func() {
-				_, _ = io.Copy(client, server) // ends when either side is closed
+				_, _ = io.Copy(paced{client, &p.toClient, p.ended}, server) // ends when either side is closed
 				client.Close()
 			})
 			serving.Go(func() {
-				_, _ = io.Copy(paced{p, server}, client)
+				_, _ = io.Copy(paced{server, &p.toServer, p.ended}, client)
 				server.Close()
 			})
 		}
@@ -90,38 +93,64 @@ func (p *Proxy) Cut() {
 
 // Pace lets so many bytes a second go to the server from now on, on each connection:
 // none if it is 0, and all if it is [Free].
-func (p *Proxy) Pace(pace int) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.pace = pace
-	close(p.changed)
-	p.changed = make(chan struct{})
+func (p *Proxy) Pace(pace int) { p.toServer.set(pace) }
+
+// PaceBack does the same for what comes from the server.
+func (p *Proxy) PaceBack(pace int) { p.toClient.set(pace) }
+
+// CameBack returns how many bytes came from the server.
+func (p *Proxy) CameBack() int64 { return p.toClient.passed.Load() }
+
+// A way is one direction of all connections.
+type way struct {
+	passed atomic.Int64 // bytes
+
+	mu      sync.Mutex
+	pace    int           // bytes a second
+	changed chan struct{} // closed when the pace is another one
 }
 
-// paced writes at the pace of a proxy.
+func (w *way) set(pace int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.pace = pace
+	if w.changed != nil {
+		close(w.changed)
+	}
+	w.changed = make(chan struct{})
+}
+
+// paced writes at the pace of a way.
 type paced struct {
-	proxy *Proxy
 	to    io.Writer
+	way   *way
+	ended <-chan struct{}
 }
 
-func (w paced) Write(b []byte) (int, error) {
+func (p paced) Write(b []byte) (int, error) {
 	for {
-		w.proxy.mu.Lock()
-		pace, changed := w.proxy.pace, w.proxy.changed
-		w.proxy.mu.Unlock()
+		p.way.mu.Lock()
+		pace, changed := p.way.pace, p.way.changed
+		p.way.mu.Unlock()
 		var passed <-chan time.Time
 		switch {
 		case pace == Free:
-			return w.to.Write(b)
+			return p.write(b)
 		case pace > 0:
 			passed = time.After(time.Duration(len(b)) * time.Second / time.Duration(pace))
 		}
 		select {
 		case <-passed:
-			return w.to.Write(b)
+			return p.write(b)
 		case <-changed:
-		case <-w.proxy.ended:
+		case <-p.ended:
 			return 0, net.ErrClosed
 		}
 	}
+}
+
+func (p paced) write(b []byte) (int, error) {
+	n, err := p.to.Write(b)
+	p.way.passed.Add(int64(n))
+	return n, err
 }

@@ -19,15 +19,20 @@ const (
 	// fetchRecords and fetchBytes bound what is asked of the log at once.
 	fetchRecords = 4096
 	fetchBytes   = 4 << 20
-	// fetchTimeout bounds the answer.
-	fetchTimeout = 2 * time.Second
-	// askAgain is how long to wait for a message of it before another server is
-	// asked, and then for twice as long: one that has fallen silent may be asked as
-	// well as any.
-	askAgain = 200 * time.Millisecond
+	// askAgain is how long to wait at first for the next message of an answer. Then
+	// the server may have fallen silent, and another one is asked, or the way is slow:
+	// so it is asked for one record only, as all else is still to come and would be
+	// sent twice. The wait doubles each time, up to mostPatience; the next answer is
+	// waited for half as long as this one was in the end.
+	askAgain     = 200 * time.Millisecond
+	mostPatience = 16 * askAgain
+	// mostQuestions is how often is asked before what came is all of an answer.
+	mostQuestions = 4
 
 	// timeHeader has the time of a record, RFC 3339 with nanoseconds.
 	timeHeader = "Nats-Time-Stamp"
+	// lastHeader has the sequence of the last record of an answer, at its end.
+	lastHeader = "Nats-Last-Sequence"
 )
 
 var (
@@ -53,42 +58,36 @@ type logRecord struct {
 // readLog asks any server of the log for its records from the sequence next on,
 // and calls take for those that it gets: at least one, in order, none left out.
 // It fails with take's error, with [errNoRecord] if the server has none of them,
-// and with [errMissing] if it has later ones only.
+// with [errMissing] if it has later ones only, and with
+// [context.DeadlineExceeded] if none answers.
 func (s *Store) readLog(ctx context.Context, next uint64, take func(logRecord) error) error {
-	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
-	defer cancel()
 	inbox := s.nc.NewInbox()
 	sub, err := s.nc.SubscribeSync(inbox)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = sub.Unsubscribe() }() // fails only if the connection is gone already
-	query, err := json.Marshal(struct {
-		Sequence uint64 `json:"seq"`
-		Batch    int    `json:"batch"`
-		MaxBytes int    `json:"max_bytes"`
-	}{next, fetchRecords, fetchBytes})
-	if err != nil {
+	if err := s.askForRecords(inbox, next, fetchRecords); err != nil {
 		return err
 	}
-	ask := func() error { return s.nc.PublishRequest(directGetSubject(s.opts.Prefix), inbox, query) }
-	if err := ask(); err != nil {
-		return err
-	}
-	patience := askAgain
-	for first := next; ; {
+	patience := max(askAgain, time.Duration(s.patience.Load())/2)
+	defer func() { s.patience.Store(int64(patience)) }()
+	for first, questions := next, 1; ; {
 		m, err := nextMsg(ctx, sub, patience)
-		switch {
-		case err == nil:
-		case next > first:
-			return nil // the rest is asked for again
-		case ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded):
-			if err := ask(); err != nil {
-				return err
+		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+			patience = min(2*patience, mostPatience)
+			if questions < mostQuestions {
+				if err := s.askForRecords(inbox, next, 1); err != nil {
+					return err
+				}
+				questions++
+				continue
 			}
-			patience *= 2
-			continue
-		default:
+		}
+		if err != nil && next > first {
+			return nil // the rest is asked for again
+		}
+		if err != nil {
 			return err
 		}
 		switch status := m.Header.Get("Status"); status {
@@ -96,6 +95,9 @@ func (s *Store) readLog(ctx context.Context, next uint64, take func(logRecord) e
 		case "204", "404": // the end of what was asked for, or there is nothing
 			if next == first {
 				return errNoRecord
+			}
+			if last, err := strconv.ParseUint(m.Header.Get(lastHeader), 10, 64); err == nil && last < next-1 {
+				continue // of an answer that had less
 			}
 			return nil
 		default:
@@ -119,6 +121,20 @@ func (s *Store) readLog(ctx context.Context, next uint64, take func(logRecord) e
 		}
 		next++
 	}
+}
+
+// askForRecords asks any server of the log for so many records at most from a
+// sequence on, to be sent to inbox.
+func (s *Store) askForRecords(inbox string, sequence uint64, records int) error {
+	query, err := json.Marshal(struct {
+		Sequence uint64 `json:"seq"`
+		Batch    int    `json:"batch"`
+		MaxBytes int    `json:"max_bytes"`
+	}{sequence, records, fetchBytes})
+	if err != nil {
+		return err
+	}
+	return s.nc.PublishRequest(directGetSubject(s.opts.Prefix), inbox, query)
 }
 
 // nextMsg waits for a message for as long as patience.

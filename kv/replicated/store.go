@@ -93,6 +93,7 @@ type Store struct {
 	log        string // its name
 	neighbours *nats.Subscription
 	replicas   atomic.Int64 // of the log, when this worker looked last
+	patience   atomic.Int64 // how long the log was waited for at last, in nanoseconds
 
 	snapshots    *snapshotStore
 	snapshotting sync.Mutex    // held by who takes a snapshot
