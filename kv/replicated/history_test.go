@@ -1,15 +1,22 @@
 package replicated_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"iter"
 	"math/rand/v2"
+	"net"
 	"reflect"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
+
+	"kvbus/bus/bustest"
 	"kvbus/kv"
 	"kvbus/kv/replicated"
 )
@@ -194,4 +201,85 @@ func TestHistoryEnds(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A hold is a dialer to a server. Once it is set, its connections hold back the first
+// write that has its text, until it is released.
+type hold struct {
+	address string
+	text    string
+	set     atomic.Bool
+	held    chan struct{}
+	release chan struct{}
+}
+
+type holdConn struct {
+	net.Conn
+	hold *hold
+}
+
+func (h *hold) Dial(network, _ string) (net.Conn, error) {
+	conn, err := net.Dial(network, h.address)
+	return holdConn{conn, h}, err
+}
+
+func (c holdConn) Write(data []byte) (int, error) {
+	if bytes.Contains(data, []byte(c.hold.text)) && c.hold.set.CompareAndSwap(true, false) {
+		close(c.hold.held)
+		<-c.hold.release
+	}
+	return c.Conn.Write(data)
+}
+
+// A snapshot that another worker takes between the questions for the log and for the
+// snapshots is no sign that the log has lost its end.
+func TestHistoryBesideASnapshot(t *testing.T) {
+	s := startServer(t)
+	other := open(t, s, replicated.Options{})
+	way := &hold{address: s.Addr().String(), text: "STREAM.INFO.OBJ_KVBUS_kv ", held: make(chan struct{}), release: make(chan struct{})}
+	store, err := replicated.Open(bounded(t), bustest.Connect(t, s, nats.SetCustomDialer(way)), replicated.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	set := func(n int) (revision uint64) {
+		t.Helper()
+		for i := range n {
+			if revision, err = kv.Of(other).Set(bounded(t), fmt.Sprint("k", i), "v"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return revision
+	}
+	last := set(20)
+	after := other.Applied()
+
+	way.set.Store(true)
+	var reading sync.WaitGroup
+	reading.Go(func() {
+		for events, err := range store.History(bounded(t), after) {
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			for event := range events {
+				if event.Revision != last+1 {
+					t.Errorf("the first event after revision %d is that of %d", last, event.Revision)
+				}
+				return
+			}
+		}
+	})
+	defer reading.Wait()
+	release := sync.OnceFunc(func() { close(way.release) })
+	defer release()
+	select {
+	case <-way.held:
+	case <-bounded(t).Done():
+		t.Fatal("nobody asks for the snapshots")
+	}
+	set(5)
+	snapshot(t, other)
+	release()
+	set(1)
 }

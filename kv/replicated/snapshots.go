@@ -78,6 +78,13 @@ func (s *Store) restore(ctx context.Context, upTo uint64, opts machine.Options) 
 		return snapshotHeader{}, nil, err
 	}
 	lostEnd := len(stored) > 0 && stored[0].sequence > log.LastSeq
+	if lostEnd { // or it has gone on meanwhile, and a snapshot was taken of that
+		now, err := s.logState(ctx)
+		if err != nil {
+			return snapshotHeader{}, nil, fmt.Errorf("load: %w", err)
+		}
+		lostEnd = stored[0].sequence > now.LastSeq
+	}
 	if lostEnd {
 		stored = stored[:1]
 		upTo = stored[0].sequence
