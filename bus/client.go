@@ -73,6 +73,9 @@ func NewClient(nc *nats.Conn, opts ClientOptions) (*Client, error) {
 	if opts, err = opts.withDefaults(); err != nil {
 		return nil, err
 	}
+	if err := subjects.ValidateReply(nc.NewInbox()); err != nil { // it would get no answer
+		return nil, fmt.Errorf("the connection's inbox prefix: %w", err)
+	}
 	c := &Client{
 		nc:       nc,
 		subjects: subjects,

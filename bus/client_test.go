@@ -47,13 +47,20 @@ func memoryBus(t testing.TB) *server.Server {
 }
 
 func TestClientOptionsThatAreWrong(t *testing.T) {
-	nc := bustest.Connect(t, bustest.StartServer(t, server.Options{}))
+	s := bustest.StartServer(t, server.Options{})
+	nc := bustest.Connect(t, s)
 	for _, opts := range []bus.ClientOptions{
 		{Prefix: "a.*"}, {Timeout: -1}, {AttemptTimeout: -1}, {RepeatWindow: -1}, {MaxCalls: -1}, {MaxAnswerBytes: -1},
 	} {
 		client, err := bus.NewClient(nc, opts)
 		if !errors.Is(err, kv.ErrInvalidArgument) || client != nil {
 			t.Errorf("%+v: %v", opts, err)
+		}
+	}
+	for _, inbox := range []string{"kv", "kv.inbox", strings.Repeat("i", bus.MaxReplyLength)} {
+		unanswered := bustest.Connect(t, s, nats.CustomInboxPrefix(inbox))
+		if _, err := bus.NewClient(unanswered, bus.ClientOptions{}); !errors.Is(err, kv.ErrInvalidArgument) {
+			t.Errorf("the inbox prefix %.10q: %v", inbox, err)
 		}
 	}
 	nc.Close()

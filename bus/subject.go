@@ -17,6 +17,12 @@ const DefaultPrefix = "kv"
 // default.
 const MaxPrefixLength = 256
 
+// MaxReplyLength is the length of the longest reply subject, in bytes. Beside it the
+// protocol line of an answer has the sizes of the message, and may be longer than that of
+// the request. nats-server ends a connection that sends a line over max_control_line,
+// by default 4096 bytes and in earlier versions 1024, and nats.go makes no other one then.
+const MaxReplyLength = 512
+
 // eventsToken is where an operation has its name in the subject of an event.
 const eventsToken = "events"
 
@@ -82,9 +88,13 @@ func (s Subjects) Rebase(subject string, other Subjects) string {
 
 // ValidateReply returns a [kv.ErrInvalidArgument] for the reply subject of a request
 // that must not be answered there: one of these subjects, or one that is the server's
-// or a worker's own, which begins with "$". NATS does not ask whether those who
-// name it may publish there, and a worker may. Empty is valid.
+// or a worker's own, which begins with "$", or one longer than [MaxReplyLength]. NATS
+// does not ask whether those who name it may publish there, and a worker may. Empty is
+// valid.
 func (s Subjects) ValidateReply(reply string) error {
+	if len(reply) > MaxReplyLength {
+		return fmt.Errorf("%w: reply subject of %d bytes, the longest has %d", kv.ErrInvalidArgument, len(reply), MaxReplyLength)
+	}
 	if rest, own := strings.CutPrefix(reply, s.prefix); own && strings.HasPrefix(rest, ".") || strings.HasPrefix(reply, "$") {
 		return fmt.Errorf("%w: reply subject %q; none may begin with %q or with \"$\"", kv.ErrInvalidArgument, clip(reply), s.prefix+".")
 	}

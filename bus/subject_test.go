@@ -232,6 +232,12 @@ func TestRelaySubjects(t *testing.T) {
 
 func TestValidateReply(t *testing.T) {
 	s := testSubjects(t)
+	if err := s.ValidateReply(strings.Repeat("r", MaxReplyLength)); err != nil {
+		t.Errorf("the longest: %v", err)
+	}
+	if err := s.ValidateReply(strings.Repeat("r", MaxReplyLength+1)); !errors.Is(err, kv.ErrInvalidArgument) {
+		t.Errorf("one byte more: %v", err)
+	}
 	for reply, valid := range map[string]bool{
 		"": true, "_INBOX.a.1": true, "_R_.a": true, "orders": true, "team": true, "team.kvs.set.a": true, "team.kv": true, "a.team.kv.set.a": true, "a$": true,
 		"team.kv.set.a": false, "team.kv.events.a": false, "team.kv.": false, "$KVBUS.$relay.team.kv.set.a": false, "$JS.API.STREAM.PURGE.s": false, "$": false,

@@ -232,6 +232,24 @@ func TestKeysInTinyMessages(t *testing.T) {
 	}
 }
 
+// Where the reply subject is so long that the line of an answer, which has the sizes
+// beside it, is longer than the server takes, the server ends the connection of who
+// answers. Anybody who may ask could end a worker so.
+func TestLongReplySubject(t *testing.T) {
+	s := bustest.StartServer(t, server.Options{})
+	svc, store := startService(t, s, memory.Options{}, service.Options{})
+	if _, err := kv.Of(store).Set(t.Context(), strings.Repeat("k", 100), strings.Repeat("v", 200_000)); err != nil {
+		t.Fatal(err)
+	}
+	longest := strings.Repeat("r", server.MAX_CONTROL_LINE_SIZE-len("kv.scan  0"))
+	rawPublish(t, s, "PUB kv.scan "+longest+" 0\r\n\r\n")
+	nc := bustest.Connect(t, s)
+	for endpoint(t, svc.Stats(), "scan").NumErrors == 0 {
+		expect(t, nc, "kv.exists.color", "", "false")
+	}
+	expect(t, nc, "kv.exists.color", "", "false")
+}
+
 func TestWithoutReplySubject(t *testing.T) {
 	s := bustest.StartServer(t, server.Options{})
 	_, store := startService(t, s, memory.Options{}, service.Options{})
