@@ -136,6 +136,10 @@ func unseen(err error) error {
 	return err
 }
 
+// connectedURL is the server that a connection leads to, for people. A token stands in
+// the place of a user in it, where nats.go would show it.
+func connectedURL(nc *nats.Conn) string { return config.URLs(nc.ConnectedUrl()).String() }
+
 func (c *connector) options(purpose string) ([]nats.Option, error) {
 	logger := c.logger.With("connection", purpose)
 	var refused atomic.Bool // and said so, since the connection was lost

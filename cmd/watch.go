@@ -125,7 +125,7 @@ func (a *app) watch(ctx context.Context, cfg config.Config, opts bus.FollowOptio
 	logger := newLogger(a.stderr, cfg.Log, a.environ)
 	connector := connector{settings: cfg.NATS, name: "kvbus", logger: logger}
 	nc, err := connector.connect(ctx, "watch", nats.MaxReconnects(-1), nats.ReconnectHandler(func(nc *nats.Conn) {
-		logger.Info("reconnected to NATS", "server", nc.ConnectedUrlRedacted())
+		logger.Info("reconnected to NATS", "server", connectedURL(nc))
 	}))
 	if err != nil {
 		return unlessInterrupted(ctx, err)

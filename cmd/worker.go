@@ -115,7 +115,7 @@ func (w *worker) start(ctx context.Context) (err error) {
 	// has taken the prefix since.
 	reconnected := make(chan struct{}, 1)
 	w.requests, err = w.connector.connect(ctx, "requests", nats.MaxReconnects(-1), nats.ReconnectHandler(func(nc *nats.Conn) {
-		w.logger.Info("reconnected to NATS", "server", nc.ConnectedUrlRedacted())
+		w.logger.Info("reconnected to NATS", "server", connectedURL(nc))
 		select {
 		case reconnected <- struct{}{}:
 		default:
@@ -331,7 +331,7 @@ func (w *worker) eventCounts() (published, lost uint64) {
 // announce says, in one line, what an operator wants to know first.
 func (w *worker) announce() {
 	info := w.service.Store()
-	attrs := []any{"nats", w.requests.ConnectedUrlRedacted()}
+	attrs := []any{"nats", connectedURL(w.requests)}
 	if w.server != nil {
 		attrs = []any{"listen", w.server.ClientURL()}
 	}
@@ -340,7 +340,7 @@ func (w *worker) announce() {
 	case w.server != nil && info.Durable:
 		survives = "everything that was answered, in " + w.server.StoreDir()
 	case info.Durable:
-		survives = "everything that was answered, in the JetStream of " + w.requests.ConnectedUrlRedacted()
+		survives = "everything that was answered, in the JetStream of " + connectedURL(w.requests)
 	}
 	attrs = append(attrs, "prefix", w.cfg.Bus.Prefix, "store", info.Store, "replicas", info.Replicas, "sync_always", info.SyncAlways, "restart_keeps", survives)
 	w.logger.Info("serving", attrs...)

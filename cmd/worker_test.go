@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"sync"
@@ -137,6 +138,16 @@ func TestRefusedForAWhile(t *testing.T) {
 	})
 	if _, err := events.NextMsg(patience); err != nil {
 		t.Errorf("no event: %v", err)
+	}
+}
+
+// A token is where a URL has the user, whom nats.go shows.
+func TestTokenIsNotInTheLog(t *testing.T) {
+	t.Parallel()
+	s := bustest.StartServer(t, server.Options{Authorization: "hunter2"})
+	_, log, _ := startWorker(t, fmt.Sprintf("nats://hunter2@%v", s.Addr()))
+	if text := log.String(); strings.Contains(text, "hunter2") || !strings.Contains(text, fmt.Sprintf("nats://***@%v", s.Addr())) {
+		t.Errorf("the log is:\n%s", text)
 	}
 }
 

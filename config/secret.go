@@ -79,6 +79,14 @@ func (u URLs) String() string {
 	return strings.Join(servers, ",")
 }
 
+// hasUser reports whether a server has a user, a password or a token.
+func (u URLs) hasUser() bool {
+	return slices.ContainsFunc(u.List(), func(server string) bool {
+		parsed, err := url.Parse(server)
+		return err == nil && parsed.User != nil
+	})
+}
+
 func hasScheme(server string) bool {
 	scheme, _, found := strings.Cut(strings.TrimSpace(server), "://")
 	return found && (slices.Contains(serverSchemes, scheme) || slices.Contains(routeSchemes, scheme))

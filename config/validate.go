@@ -37,6 +37,8 @@ func (c Config) problems() []*Problem {
 	if rule := cmp.Or(prefixRule(c.Bus.Prefix), inboxRule(c.Bus.Prefix)); rule != "" {
 		v.require(false, "bus.prefix", rule)
 	}
+	v.require(c.Bus.Prefix == "" || !strings.HasPrefix(c.NATS.InboxPrefix+".", c.Bus.Prefix+"."), "nats.inbox_prefix",
+		"must be neither bus.prefix nor below it: workers answer nobody there, each other neither", "bus.prefix")
 	v.checkStore(c.Store)
 	v.checkDurable(c.Store)
 	v.checkCluster(c.Cluster)
@@ -91,6 +93,12 @@ func (v *validator) checkNATS(n NATS) {
 	v.require(n.Creds == "" || n.User == "", "nats.creds", "can't be used together with nats.user", "nats.user")
 	v.require(n.NKey == "" || n.User == "", "nats.nkey", "can't be used together with nats.user", "nats.user")
 	v.require(n.Password == "" || n.User != "", "nats.password", "needs nats.user", "nats.user")
+	if n.URL.hasUser() { // who would go before the others
+		const rule = "can't be used together with a user, or a token, in nats.url"
+		v.require(n.Creds == "", "nats.creds", rule, "nats.url")
+		v.require(n.NKey == "", "nats.nkey", rule, "nats.url")
+		v.require(n.User == "", "nats.user", rule, "nats.url")
+	}
 
 	if rule := prefixRule(n.InboxPrefix); n.InboxPrefix != "" && rule != "" {
 		v.require(false, "nats.inbox_prefix", rule)

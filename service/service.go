@@ -232,6 +232,9 @@ func (s *Service) start(ctx context.Context) error {
 	s.discovery.identity.Metadata["store"] = info.Store
 	before := s.nc.LastError()
 	s.claim = newClaim(s.nc, s.subjects.Prefix(), s.ID(), info.Clustered, s.opts.OnLost)
+	if err := s.subjects.ValidateReply(s.claim.inbox); err != nil { // no other worker would answer
+		return fmt.Errorf("the connection's inbox prefix: %w", err)
+	}
 	err = s.quietly(ctx, before, func() error {
 		if err := s.discovery.listen(s.subjects, s.claim); err != nil {
 			return err
