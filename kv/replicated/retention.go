@@ -17,9 +17,14 @@ const (
 	snapshotCheck = time.Second
 	// snapshotRetry is the pause after an attempt that failed.
 	snapshotRetry = 5 * time.Second
+	// publishTime is how long a full log waits at once for its last events to be
+	// published, which takes some round trips.
+	publishTime = time.Second
 	// storedOverhead is what a record takes in the log's files, in bytes, beside its subject.
 	storedOverhead = 30
 )
+
+var errNoRoom = errors.New("the log is full, and has nothing that is not needed: store.log_max_bytes or the disk is too small, or the events are not published")
 
 // A snapshotDue tells when a snapshot is due.
 type snapshotDue struct {
@@ -104,10 +109,42 @@ func (s *Store) removeOld(ctx context.Context) error {
 
 // makeRoom removes all of the log that is not needed to start from the newest
 // snapshot, which it takes if it can, and reads again before it relies on it alone.
+// Where it can't yet, as the events up to there are not known to be published, it
+// gives them a moment.
 func (s *Store) makeRoom(ctx context.Context) error {
 	s.snapshotting.Lock()
 	defer s.snapshotting.Unlock()
-	return errors.Join(s.removeUseless(ctx), s.storeSnapshot(ctx), s.purgeToNewest(ctx), s.markEnd(ctx))
+	err := errors.Join(s.removeUseless(ctx), s.storeSnapshot(ctx))
+	purged := s.purgeToNewest(ctx)
+	marked := s.markEnd(ctx)
+	if errors.Is(purged, errNoRoom) && s.isPublishedSoon(ctx) {
+		purged = s.purgeToNewest(ctx)
+	}
+	return errors.Join(err, purged, marked)
+}
+
+// isPublishedSoon waits until all events up to the newest snapshot are published,
+// and reports false where that takes longer than publishTime.
+func (s *Store) isPublishedSoon(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, publishTime)
+	defer cancel()
+	stored, err := s.snapshots.whole(ctx)
+	if err != nil || len(stored) == 0 {
+		return false
+	}
+	poll := time.NewTicker(publishTime / 50)
+	defer poll.Stop()
+	for {
+		published, err := s.published(ctx)
+		if err != nil || published >= stored[0].sequence {
+			return err == nil
+		}
+		select {
+		case <-poll.C:
+		case <-ctx.Done():
+			return false
+		}
+	}
 }
 
 // removeUseless removes what takes room and no worker can start from: what is left of
@@ -179,7 +216,7 @@ func (s *Store) purgeToNewest(ctx context.Context) error {
 		s.logger.Warn("the log is full; what the newest snapshot has is removed from it", "up_to", snapshot.sequence, "bytes", log.Bytes)
 		return s.purge(ctx, snapshot.sequence)
 	}
-	return errors.New("the log is full, and has nothing that is not needed: store.log_max_bytes or the disk is too small, or the events are not published")
+	return errNoRoom
 }
 
 // usable returns the whole snapshots of which all events are published, the newest

@@ -70,6 +70,28 @@ func TestFullLog(t *testing.T) {
 	}
 }
 
+// A full log has room before a request is given up, where its events are published:
+// also when it fills between two marks, by which that would be known.
+func TestFullLogHasRoomInTime(t *testing.T) {
+	s := startServer(t)
+	store := open(t, s, replicated.Options{MaxLogBytes: 1 << 20, SnapshotBytes: 1 << 40, Cursor: "events"})
+	_, stream := objects(t, s)
+	cursor, err := stream.CreateConsumer(bounded(t), jetstream.ConsumerConfig{Durable: "events", AckPolicy: jetstream.AckAllPolicy, FilterSubject: store.MarkSubject()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	consuming, err := cursor.Consume(func(m jetstream.Msg) { _ = m.Ack() })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer consuming.Stop()
+	for i := range 300 { // 3 MB of log
+		if _, err := kv.Of(store).Set(bounded(t), fmt.Sprint("k", i%20), strings.Repeat("v", 10_000)); err != nil {
+			t.Fatalf("write %d: %v", i, err)
+		}
+	}
+}
+
 // The snapshots that make room in a full log, again and again, do not pile up, nor
 // keep the next one from being stored.
 func TestFullLogKeepsFewSnapshots(t *testing.T) {
