@@ -54,8 +54,12 @@ func openStore(so *server.Options, logger *slog.Logger) (_ *store, err error) {
 	if err = s.restore(); err == nil {
 		err = s.survey()
 	}
-	if err == nil && so.Cluster.Port != 0 {
+	switch {
+	case err != nil:
+	case so.Cluster.Port != 0:
 		err = s.checkCluster()
+	default:
+		err = s.noteAlone()
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("embedded: store directory: %w", err), s.lock.Close())

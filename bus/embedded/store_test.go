@@ -1,6 +1,7 @@
 package embedded_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -209,6 +210,64 @@ func TestStoreOfASingleNodeInACluster(t *testing.T) {
 	requireIn(t, refused(t, byFile), opts.StoreDir+" holds the store of a single node")
 	requireFiles(t, dir, before)
 	holds(t, opts)
+}
+
+// storedOnAll waits until all nodes have what the stream of the tests has.
+func storedOnAll(t *testing.T, js jetstream.JetStream) {
+	t.Helper()
+	eventually(t, "store on all nodes", func(ctx context.Context) error {
+		stream, err := js.Stream(ctx, "LOG")
+		if err != nil {
+			return err
+		}
+		for _, replica := range stream.CachedInfo().Cluster.Replicas {
+			if !replica.Current || replica.Lag > 0 {
+				return fmt.Errorf("%s is behind", replica.Name)
+			}
+		}
+		return nil
+	})
+}
+
+// A node that stood alone since has written what the others of its cluster do not
+// know, and would be taken away by them. Empty, it is one of them again.
+func TestNodeThatStoodAlone(t *testing.T) {
+	t.Parallel()
+	nodes := cluster(t, 3)
+	for _, n := range nodes {
+		n.start(t)
+	}
+	nodes[0].ready(t)
+	js := nodes[0].jetStream(t)
+	createLog(t, js)
+	publish(t, js, 1)
+	storedOnAll(t, js)
+	for _, n := range nodes {
+		shutdown(t, n.Server)
+	}
+
+	alone := embedded.Options{JetStream: true, StoreDir: nodes[0].opts.StoreDir}
+	for _, next := range []uint64{2, 3} { // nothing is removed in between
+		s := start(t, alone)
+		publish(t, askForLog(t, s), next)
+		shutdown(t, s)
+		requireIn(t, refused(t, nodes[0].opts), alone.StoreDir+" holds the store of a single node")
+	}
+
+	if err := os.RemoveAll(filepath.Join(alone.StoreDir, "jetstream")); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // the second time it has the stream again
+		for _, n := range nodes {
+			n.start(t)
+		}
+		nodes[0].ready(t)
+		publish(t, nodes[0].jetStream(t), 2)
+		storedOnAll(t, nodes[0].jetStream(t))
+		for _, n := range nodes {
+			shutdown(t, n.Server)
+		}
+	}
 }
 
 // A process that was killed while its server started may have left a stream in its

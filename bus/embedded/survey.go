@@ -20,6 +20,13 @@ const (
 	keyFile     = "meta.key"
 )
 
+// aloneFile is in a store directory that a server of a cluster had, and since then one
+// that stood alone.
+const (
+	aloneFile = "kvbus.alone"
+	alonePerm = 0o644
+)
+
 // A storedStream is a stream with files in a store directory.
 type storedStream struct {
 	account, name string
@@ -88,16 +95,40 @@ func (s *store) survey() error {
 
 // checkCluster fails where there are streams of a server that stood alone. Those of a
 // cluster are what its servers agree on, which they keep beside them: others are taken
-// away, or asked for anew and then empty.
+// away, or asked for anew and then empty. A server that stood alone in between has left
+// that as it was, and its streams have gone on.
 func (s *store) checkCluster() error {
 	if len(s.streams) == 0 {
-		return nil
+		return os.RemoveAll(s.path(aloneFile))
 	}
+	agreed, err := s.hasAgreed()
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat(s.path(aloneFile)); !agreed || err == nil {
+		return fmt.Errorf("%s holds the store of a single node: must be empty, or that of a node of the cluster", s.dir)
+	}
+	return nil
+}
+
+// noteAlone leaves a file for [store.checkCluster] where a server stands alone on what
+// was that of a cluster.
+func (s *store) noteAlone() error {
+	agreed, err := s.hasAgreed()
+	if err != nil || !agreed {
+		return err
+	}
+	file, err := os.OpenFile(s.path(aloneFile), os.O_CREATE, alonePerm)
+	if err != nil {
+		return err
+	}
+	return file.Close()
+}
+
+// hasAgreed reports whether there is what servers of a cluster agree on.
+func (s *store) hasAgreed() (bool, error) {
 	agreed, err := fs.Glob(os.DirFS(s.dir), server.JetStreamStoreDir+"/*/_js_/_meta_")
-	if err == nil && len(agreed) == 0 {
-		err = fmt.Errorf("%s holds the store of a single node: must be empty, or that of a node of the cluster", s.dir)
-	}
-	return err
+	return len(agreed) > 0, err
 }
 
 // usable is a [fs.WalkDirFunc] that fails where the server can't use what it finds: a
