@@ -166,11 +166,15 @@ func (c *connector) options(purpose string) ([]nats.Option, error) {
 			if refusal(err) && refused.Swap(true) {
 				return // each attempt to come back brings one
 			}
+			level := slog.LevelError
+			if errors.Is(err, nats.ErrBadHeaderMsg) {
+				level = slog.LevelDebug // of a request, whose sender is told by the answer
+			}
 			attrs := []any{"error", err}
 			if sub != nil {
 				attrs = append(attrs, "subject", sub.Subject)
 			}
-			logger.Error("NATS reports an error", attrs...)
+			logger.Log(context.Background(), level, "NATS reports an error", attrs...)
 		}),
 	}
 	credentials, err := c.credentials()

@@ -105,6 +105,43 @@ func TestConnectEndsWithItsContext(t *testing.T) {
 	}
 }
 
+// Anybody can send headers that can't be decoded, as many as they like.
+func TestMalformedHeadersAreNotInTheLog(t *testing.T) {
+	t.Parallel()
+	s := bustest.StartServer(t, server.Options{})
+	var log lockedBuffer
+	c := connector{
+		settings: config.NATS{URL: config.URLs(s.ClientURL())},
+		logger:   slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+	}
+	nc, err := c.connect(t.Context(), "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	if _, err := nc.Subscribe("kv.set.*", func(*nats.Msg) {}); err != nil {
+		t.Fatal(err)
+	}
+	if err := nc.Flush(); err != nil {
+		t.Fatal(err)
+	}
+
+	sender, err := net.Dial("tcp", s.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sender.Close()
+	const headers = "NATS/1.0\r\nKV-TTL\r\n\r\n"
+	_, err = fmt.Fprintf(sender, "CONNECT {\"headers\":true}\r\nHPUB kv.set.a %d %[1]d\r\n%s\r\n", len(headers), headers)
+	if err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "the log to tell of it", func() bool { return strings.Contains(log.String(), nats.ErrBadHeaderMsg.Error()) })
+	if text := log.String(); strings.Count(text, "level=") != strings.Count(text, "level=DEBUG") {
+		t.Errorf("the log is:\n%s", text)
+	}
+}
+
 func newConnector(settings config.NATS) *connector {
 	return &connector{settings: settings, logger: slog.New(slog.DiscardHandler)}
 }
