@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/nats-io/nats.go"
+
 	"kvbus/bus/embedded"
 	"kvbus/config"
 	"kvbus/kv/replicated"
@@ -18,7 +20,7 @@ const (
 	// silentTimeouts is for how many times the patience of a request the log may
 	// say nothing.
 	silentTimeouts = 3
-	// restartPause is how long a worker waits before it starts anew.
+	// restartPause is how long a worker waits before it starts or connects anew.
 	restartPause = 2 * time.Second
 )
 
@@ -27,24 +29,42 @@ const (
 // started anew.
 var errDisk = errors.New("the embedded server can't write its data; see what nats-server says in the log")
 
-// run runs a worker until ctx is cancelled, and starts it anew when its server
-// can't write. When there is room again, it serves again.
+// errConnectionEnded says that nats.go has given up the connection for requests, as it
+// does at an error of the server that it does not know. It makes no other one by itself.
+var errConnectionEnded = errors.New("the connection to NATS has ended")
+
+// run runs a worker until ctx is cancelled, and starts it anew where that may mend what
+// ended it: when there is room again, or another connection, it serves again.
 func run(ctx context.Context, cfg config.Config, logger *slog.Logger) error {
 	served := false
 	for {
 		w := &worker{cfg: cfg, logger: logger, failed: make(chan error, 1)}
 		err := w.run(ctx)
 		served = served || w.served
-		if err == nil || ctx.Err() != nil || !served || !isOfDisk(err) {
+		if err == nil || ctx.Err() != nil || !served || !isMended(err) {
 			return err
 		}
 		logger.Error("starting anew", "error", err, "in", restartPause)
-		select {
-		case <-time.After(restartPause):
-		case <-ctx.Done():
+		if pause(ctx) != nil {
 			return nil
 		}
 	}
+}
+
+// pause waits for restartPause, or fails when ctx ends before.
+func pause(ctx context.Context) error {
+	select {
+	case <-time.After(restartPause):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// isMended reports whether another start may mend what ended a worker. A durable store may
+// see the end of the connection first.
+func isMended(err error) bool {
+	return errors.Is(err, errConnectionEnded) || errors.Is(err, nats.ErrConnectionClosed) || isOfDisk(err)
 }
 
 // isOfDisk reports whether a worker ended, or did not start anew, because its

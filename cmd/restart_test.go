@@ -65,7 +65,7 @@ func TestDataDirectoryIsRemoved(t *testing.T) {
 	}
 	select {
 	case err := <-ended:
-		if err == nil || isOfDisk(err) || !strings.Contains(err.Error(), cfg.Store.DataDir) {
+		if err == nil || isMended(err) || !strings.Contains(err.Error(), cfg.Store.DataDir) {
 			t.Errorf("the worker ends with %v", err)
 		}
 	case <-time.After(patience):

@@ -46,6 +46,7 @@ type worker struct {
 	connector connector
 	relay     *service.Relay // nil while the service serves
 	requests  *nats.Conn
+	ended     <-chan struct{} // closed when requests has ended for good
 	store     kv.Store
 	bridge    atomic.Pointer[watchbridge.Bridge]
 	service   *service.Service
@@ -64,15 +65,10 @@ type worker struct {
 // has stopped.
 func (w *worker) run(ctx context.Context) error {
 	w.background, w.cancel = context.WithCancel(context.WithoutCancel(ctx))
-	logger := w.logger
 	err := w.start(ctx)
 	if err == nil {
 		w.served = true
-		select {
-		case <-ctx.Done():
-			logger.Info("stopping", "reason", context.Cause(ctx))
-		case err = <-w.failed:
-		}
+		err = w.goOn(ctx)
 	} else if ctx.Err() != nil {
 		err = nil // told to stop while it started
 	}
@@ -81,9 +77,32 @@ func (w *worker) run(ctx context.Context) error {
 		err = stopErr
 	}
 	if err == nil {
-		logger.Info("stopped")
+		w.logger.Info("stopped")
 	}
 	return err
+}
+
+// goOn returns nil when ctx was cancelled, or why the worker can't go on.
+func (w *worker) goOn(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+		case err := <-w.failed:
+			return err
+		case <-w.ended:
+		}
+		if ctx.Err() != nil { // also where there is no connection any more
+			w.logger.Info("stopping", "reason", context.Cause(ctx))
+			return nil
+		}
+		err := fmt.Errorf("%w: %w", errConnectionEnded, cmp.Or(w.requests.LastError(), nats.ErrConnectionClosed))
+		if w.durable() {
+			return err // the store needs the connection too
+		}
+		if err := w.serveAnew(ctx, err); err != nil && ctx.Err() == nil {
+			return err
+		}
+	}
 }
 
 // start starts the parts, each on the ones before it.
@@ -111,27 +130,50 @@ func (w *worker) start(ctx context.Context) (err error) {
 			return err
 		}
 	}
+	if err := w.serve(ctx); err != nil {
+		return err
+	}
+	w.stopRelay(ctx)
+	// Only now, when the prefix is this worker's: who watches takes the first
+	// heartbeat of another store in memory for the end of the one before.
+	bridge := watchbridge.Start(w.store, watchbridge.Options{
+		Dial: func(ctx context.Context) (*nats.Conn, error) {
+			return w.connector.connect(ctx, "events", nats.NoReconnect())
+		},
+		Subjects: w.subjects,
+		Logger:   w.logger,
+	})
+	w.bridge.Store(bridge)
+	w.announce()
+	return nil
+}
+
+// serve makes the connection for requests and starts the service on it, with the store
+// that there is, or else opens it.
+func (w *worker) serve(ctx context.Context) (err error) {
 	// A connection that comes back may be to a server on which another worker
 	// has taken the prefix since.
 	reconnected := make(chan struct{}, 1)
+	serving, end := context.WithCancel(w.background)
+	w.ended = serving.Done()
 	w.requests, err = w.connector.connect(ctx, "requests", nats.MaxReconnects(-1), nats.ReconnectHandler(func(nc *nats.Conn) {
 		w.logger.Info("reconnected to NATS", "server", connectedURL(nc))
 		select {
 		case reconnected <- struct{}{}:
 		default:
 		}
-	}), nats.ClosedHandler(func(nc *nats.Conn) {
-		w.fail(fmt.Errorf("the connection to NATS has ended: %w", cmp.Or(nc.LastError(), nats.ErrConnectionClosed)))
-	}))
+	}), nats.ClosedHandler(func(*nats.Conn) { end() }))
 	if err != nil {
+		end()
 		return err
 	}
 	if err := checkPayload(w.requests.MaxPayload()); err != nil {
 		return err
 	}
-
-	if w.store, err = w.openStore(ctx); err != nil {
-		return err
+	if w.store == nil {
+		if w.store, err = w.openStore(ctx); err != nil {
+			return err
+		}
 	}
 	w.service, err = service.Start(ctx, w.requests, w.store, service.Options{
 		Subjects:        w.subjects,
@@ -147,20 +189,41 @@ func (w *worker) start(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	w.stopRelay(ctx)
-	// Only now, when the prefix is this worker's: who watches takes the first
-	// heartbeat of another store in memory for the end of the one before.
-	bridge := watchbridge.Start(w.store, watchbridge.Options{
-		Dial: func(ctx context.Context) (*nats.Conn, error) {
-			return w.connector.connect(ctx, "events", nats.NoReconnect())
-		},
-		Subjects: w.subjects,
-		Logger:   w.logger,
-	})
-	w.bridge.Store(bridge)
-	w.routines.Go(func() { w.recheck(w.background, reconnected) })
-	w.announce()
+	nc, s := w.requests, w.service // there may be others later
+	w.routines.Go(func() { w.recheck(serving, nc, s, reconnected) })
 	return nil
+}
+
+// serveAnew serves the store on another connection after the one for requests has ended
+// with err. Events have one of their own, and go on. What a server says to the worker ends
+// it, as at a start; no other failure is worth the loss of a store.
+func (w *worker) serveAnew(ctx context.Context, err error) error {
+	w.stopService(ctx)
+	for {
+		w.logger.Error("connecting anew", "error", err, "in", restartPause)
+		if err := pause(ctx); err != nil {
+			return err
+		}
+		if err = w.serve(ctx); err == nil {
+			w.announce()
+			return nil
+		}
+		if ctx.Err() != nil || refusal(err) || w.requests != nil && w.requests.IsConnected() {
+			return err
+		}
+		w.requests.Close() // it may be on its way back
+	}
+}
+
+// stopService ends the service on a connection that has ended: what was taken is carried
+// out before anything that comes by another one.
+func (w *worker) stopService(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, w.cfg.Service.DrainTimeout)
+	defer cancel()
+	if err := w.service.Stop(ctx); err != nil {
+		w.logger.Warn("the service did not end with its connection", "error", err)
+	}
+	w.service = nil
 }
 
 func (w *worker) startServer(ctx context.Context) (*embedded.Server, error) {
@@ -298,9 +361,9 @@ func (w *worker) openStore(ctx context.Context) (kv.Store, error) {
 	return store, nil
 }
 
-// recheck lets the service look at the server, and at the claim on the prefix,
-// each time the connection came back, and now and then.
-func (w *worker) recheck(ctx context.Context, reconnected <-chan struct{}) {
+// recheck lets a service look at the server, and at the claim on the prefix, each time
+// its connection came back, and now and then.
+func (w *worker) recheck(ctx context.Context, nc *nats.Conn, s *service.Service, reconnected <-chan struct{}) {
 	timer := time.NewTimer(earlyRecheck)
 	defer timer.Stop()
 	for {
@@ -312,7 +375,7 @@ func (w *worker) recheck(ctx context.Context, reconnected <-chan struct{}) {
 		case <-ctx.Done():
 			return
 		}
-		if err := w.service.Recheck(ctx); err != nil && ctx.Err() == nil && w.requests.IsConnected() {
+		if err := s.Recheck(ctx); err != nil && ctx.Err() == nil && nc.IsConnected() {
 			w.logger.Warn("could not look for other workers on the prefix", "error", err)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"strings"
 	"sync"
 	"testing"
@@ -16,6 +17,7 @@ import (
 
 	"kvbus/bus/bustest"
 	"kvbus/config"
+	"kvbus/service"
 )
 
 const patience = 30 * time.Second
@@ -51,17 +53,29 @@ func startWorker(t *testing.T, url string) (w *worker, log *lockedBuffer, ended 
 func startWorkerBy(t *testing.T, cfg config.Config) (w *worker, log *lockedBuffer, ended <-chan error) {
 	t.Helper()
 	log = &lockedBuffer{}
-	w = &worker{cfg: cfg, logger: slog.New(slog.NewTextHandler(log, nil)), failed: make(chan error, 1)}
+	w = newWorker(cfg, log)
+	ended, _ = serveUntil(t, log, w.run)
+	return w, log, ended
+}
+
+func newWorker(cfg config.Config, log *lockedBuffer) *worker {
+	return &worker{cfg: cfg, logger: slog.New(slog.NewTextHandler(log, nil)), failed: make(chan error, 1)}
+}
+
+// serveUntil runs what says in the log that it serves, and waits for that. The channel
+// tells how it ended, by stop or the end of the test or before.
+func serveUntil(t *testing.T, log *lockedBuffer, run func(context.Context) error) (ended <-chan error, stop func()) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	end := make(chan error, 1)
 	var running sync.WaitGroup
-	running.Go(func() { end <- w.run(ctx) })
+	running.Go(func() { end <- run(ctx) })
 	t.Cleanup(func() {
 		cancel()
 		running.Wait()
 	})
 	waitFor(t, "the worker to serve", func() bool { return strings.Contains(log.String(), "msg=serving") })
-	return w, log, end
+	return end, cancel
 }
 
 func waitFor(t *testing.T, what string, condition func() bool) {
@@ -151,17 +165,155 @@ func TestTokenIsNotInTheLog(t *testing.T) {
 	}
 }
 
-// A worker whose connection has ended for good answers nobody any more.
-func TestConnectionEnds(t *testing.T) {
-	t.Parallel()
-	w, _, ended := startWorker(t, bustest.StartServer(t, server.Options{}).ClientURL())
-	w.requests.Close()
+// awaitEnd returns how a worker ended.
+func awaitEnd(t *testing.T, ended <-chan error) error {
+	t.Helper()
 	select {
 	case err := <-ended:
-		if !errors.Is(err, nats.ErrConnectionClosed) {
-			t.Errorf("the worker ended with %v", err)
-		}
+		return err
 	case <-time.After(patience):
-		t.Error("the worker goes on")
+		t.Fatal("the worker goes on")
+		return nil
+	}
+}
+
+// ask makes a request until it is answered, as while a worker is about to serve.
+func ask(t *testing.T, nc *nats.Conn, subject, body string) *nats.Msg {
+	t.Helper()
+	var answer *nats.Msg
+	waitFor(t, "an answer to "+subject, func() (answered bool) {
+		var err error
+		answer, err = nc.Request(subject, []byte(body), time.Second)
+		return err == nil
+	})
+	return answer
+}
+
+// A store in memory outlasts the connection for requests, and its events go on.
+func TestConnectionEnds(t *testing.T) {
+	t.Parallel()
+	s := bustest.StartServer(t, server.Options{})
+	w, log, _ := startWorker(t, s.ClientURL())
+	nc := bustest.Connect(t, s)
+	events, err := nc.SubscribeSync("kv.events.>")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask(t, nc, "kv.set.color", "blue")
+	w.requests.Close()
+	if answer := ask(t, nc, "kv.get.color", ""); string(answer.Data) != "blue" {
+		t.Errorf("the answer is %q with the headers %v", answer.Data, answer.Header)
+	}
+	if answer := ask(t, nc, "kv.set.color", "green"); answer.Header.Get("KV-Revision") != "2" {
+		t.Errorf("the next revision has the headers %v", answer.Header)
+	}
+	for _, want := range []string{"blue", "green"} {
+		if event, err := events.NextMsg(patience); err != nil || string(event.Data) != want {
+			t.Errorf("the event of %s is %v, %v", want, event, err)
+		}
+	}
+	if text := log.String(); !strings.Contains(text, `level=ERROR msg="connecting anew" error="the connection to NATS has ended: `) {
+		t.Errorf("the log is:\n%s", text)
+	}
+}
+
+// A durable store needs the connection too: all is started anew.
+func TestConnectionOfDurableStoreEnds(t *testing.T) {
+	t.Parallel()
+	w, _, ended := startWorkerBy(t, durableConfig(t))
+	begin := time.Now()
+	w.requests.Close()
+	if err := awaitEnd(t, ended); !errors.Is(err, nats.ErrConnectionClosed) || !isMended(err) {
+		t.Errorf("the worker ended with %v", err)
+	}
+	if took := time.Since(begin); took >= w.cfg.Service.DrainTimeout {
+		t.Errorf("the worker took %v to end", took)
+	}
+}
+
+// Who waits before another attempt to connect is stopped as ever.
+func TestStopWithoutConnection(t *testing.T) {
+	t.Parallel()
+	var log lockedBuffer
+	cfg := config.Default()
+	cfg.NATS.URL = config.URLs(bustest.StartServer(t, server.Options{}).ClientURL())
+	w := newWorker(cfg, &log)
+	ended, stop := serveUntil(t, &log, w.run)
+	w.requests.Close()
+	waitFor(t, "the log to tell of it", func() bool { return strings.Contains(log.String(), "connecting anew") })
+	stop()
+	if err := awaitEnd(t, ended); err != nil {
+		t.Errorf("the worker ended with %v", err)
+	}
+}
+
+// A server that does not know the worker's user any more ends it.
+func TestConnectionIsRefused(t *testing.T) {
+	t.Parallel()
+	door := &doorman{refused: map[string]int{}}
+	w, _, ended := startWorker(t, bustest.StartServer(t, server.Options{CustomClientAuthentication: door}).ClientURL())
+	door.close(true)
+	w.requests.Close()
+	if err := awaitEnd(t, ended); !errors.Is(err, nats.ErrAuthorization) {
+		t.Errorf("the worker ended with %v", err)
+	}
+}
+
+// A worker that had no connection for a while does not serve beside the one that has taken
+// its prefix.
+func TestPrefixIsTakenMeanwhile(t *testing.T) {
+	t.Parallel()
+	s := bustest.StartServer(t, server.Options{})
+	proxy := bustest.StartProxy(t, s.Addr().String())
+	w, _, ended := startWorker(t, proxy.URL())
+	proxy.Redirect("127.0.0.1:1") // nobody is there
+	w.requests.Close()
+	startWorker(t, s.ClientURL())
+	proxy.Redirect(s.Addr().String())
+	if err := awaitEnd(t, ended); !errors.Is(err, service.ErrPrefixTaken) {
+		t.Errorf("the worker ended with %v", err)
+	}
+}
+
+// A server tells no client that it takes less than before: it closes the connection of who
+// sends more, and nats.go makes no other one then.
+func TestMaxPayloadIsLowered(t *testing.T) {
+	t.Parallel()
+	for name, replicated := range map[string]bool{"memory": false, "durable": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			opts := server.Options{JetStream: replicated, StoreDir: t.TempDir()}
+			s := bustest.StartServer(t, opts)
+			cfg := config.Default()
+			cfg.NATS.URL = config.URLs(s.ClientURL())
+			cfg.Store.Replicated, cfg.Store.Replicas = replicated, 1
+			var log lockedBuffer
+			serveUntil(t, &log, func(ctx context.Context) error {
+				return run(ctx, cfg, slog.New(slog.NewTextHandler(&log, nil)))
+			})
+			nc := bustest.Connect(t, s)
+			ask(t, nc, "kv.set.large", strings.Repeat("a", 500_000))
+			ask(t, nc, "kv.set.color", "blue")
+
+			lowered := opts
+			lowered.Host, lowered.Port = "127.0.0.1", s.Addr().(*net.TCPAddr).Port
+			lowered.NoSigs, lowered.NoLog = true, true
+			lowered.MaxPayload = 100_000
+			if err := s.ReloadOptions(&lowered); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := nc.Request("kv.get.large", nil, 100*time.Millisecond); err == nil {
+				t.Error("the server carries the large value")
+			}
+			if answer := ask(t, nc, "kv.get.color", ""); string(answer.Data) != "blue" {
+				t.Errorf("the answer is %q with the headers %v", answer.Data, answer.Header)
+			}
+			if answer := ask(t, nc, "kv.get.large", ""); answer.Header.Get("KV-Error") != "value_too_large" {
+				t.Errorf("the large value is answered with the headers %v", answer.Header)
+			}
+			if !strings.Contains(strings.ToLower(log.String()), "maximum payload violation") {
+				t.Errorf("the log is:\n%v", &log)
+			}
+		})
 	}
 }
