@@ -108,6 +108,9 @@ func (c *connector) dial(opts []nats.Option) (*nats.Conn, error) {
 	switch {
 	case c.server != nil:
 		nc, err := c.server.Connect(opts...)
+		if refusal(err) && (c.settings.User != "" || c.settings.Creds != "" || c.settings.NKey != "") {
+			return nil, fmt.Errorf("%w: its own server does not take the worker by nats.user, nats.creds or nats.nkey", err)
+		}
 		if refusal(err) {
 			return nil, fmt.Errorf("%w: the worker too needs a user of its own server: nats.user, nats.creds or nats.nkey", err)
 		}

@@ -229,15 +229,16 @@ func (w *worker) stopService(ctx context.Context) {
 func (w *worker) startServer(ctx context.Context) (*embedded.Server, error) {
 	cluster := w.cfg.Cluster
 	options := embedded.Options{
-		ServerName: w.cfg.Name,
-		HostName:   hostName(),
-		Listen:     w.cfg.NATS.Listen,
-		ConfigFile: w.cfg.NATS.Config,
-		MaxPayload: service.MaxPayload(int(w.cfg.Store.MaxValueSize)),
-		JetStream:  w.cfg.Store.DataDir != "",
-		StoreDir:   w.cfg.Store.DataDir,
-		SyncAlways: w.cfg.Store.SyncAlways,
-		Logger:     w.logger,
+		ServerName:     w.cfg.Name,
+		HostName:       hostName(),
+		Listen:         w.cfg.NATS.Listen,
+		ConfigFile:     w.cfg.NATS.Config,
+		MaxPayload:     service.MaxPayload(int(w.cfg.Store.MaxValueSize)),
+		MaxControlLine: service.MaxControlLine,
+		JetStream:      w.cfg.Store.DataDir != "",
+		StoreDir:       w.cfg.Store.DataDir,
+		SyncAlways:     w.cfg.Store.SyncAlways,
+		Logger:         w.logger,
 	}
 	if cluster.Enabled() {
 		options.ServerName = cluster.NodeName

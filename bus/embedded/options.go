@@ -47,6 +47,12 @@ type Options struct {
 	// with it, but a max_pending in the file that is less is an error.
 	MaxPayload int
 
+	// MaxControlLine is the least that the longest protocol line may have, in
+	// bytes: nats-server ends the connection of who sends a longer one. A
+	// max_control_line in the file that is less is an error; without one the
+	// default of 4096 holds.
+	MaxControlLine int
+
 	// JetStream enables JetStream, with its files in StoreDir, which then must
 	// be set here or in the file. False leaves it to the file. A file that
 	// disables it is an error.
@@ -103,6 +109,9 @@ func (o Options) natsOptions(logger *slog.Logger) (*server.Options, error) {
 	so.NoSigs = true
 	so.DisableJetStreamBanner = true
 
+	if line := int(cmp.Or(so.MaxControlLine, server.MAX_CONTROL_LINE_SIZE)); line < o.MaxControlLine {
+		return nil, fmt.Errorf("embedded: max_control_line is %d bytes: must be at least %d", line, o.MaxControlLine)
+	}
 	o.applyServerName(so, logger)
 	if err := o.applyListen(so, logger); err != nil {
 		return nil, err
