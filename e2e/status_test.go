@@ -176,5 +176,5 @@ func TestServerFile(t *testing.T) {
 
 	refused := startWorker(t, nil, "--nats-config", config, "--user", "worker", "--password", "wrong")
 	refused.expectExit(t, 1)
-	expectParts(t, refused.stderr.String(), "kvbus: ", "Authorization Violation", "needs a user of its own server")
+	expectParts(t, refused.stderr.String(), "kvbus: ", "Authorization Violation", "its own server does not take the worker by nats.user")
 }
