@@ -177,7 +177,13 @@ func Open(ctx context.Context, nc *nats.Conn, opts Options) (*Store, error) {
 	s.routines.Go(func() { s.appended.run(s.background) })
 	s.feed.init(s)
 	s.deadline.init(s)
-	if err := s.start(ctx); err != nil {
+	opening, release := s.withRights(ctx)
+	defer release()
+	err = s.start(opening)
+	if cause := context.Cause(opening); cause != nil && ctx.Err() == nil {
+		err = cause
+	}
+	if err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
