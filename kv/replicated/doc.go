@@ -52,5 +52,7 @@
 // nothing from then on, and says why in [Store.Failed]. So it does where the log
 // has lost what this worker has applied, as after the loss of power of its only
 // server; one that was away meanwhile sees it by the time of its last record, for
-// which it asks together with those after it.
+// which it asks together with those after it. And so it does where the log was removed:
+// JetStream says that there is none, and for a while nothing else. A JetStream that says
+// nothing, or that it can't tell, is waited for.
 package replicated

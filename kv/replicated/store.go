@@ -244,6 +244,7 @@ func (s *Store) start(ctx context.Context) error {
 	}
 	s.Mark()                                                // by which a publisher of events that are left from before is elected
 	s.routines.Go(func() { s.keepSnapshots(s.background) }) // which makes room in a full log
+	s.routines.Go(func() { s.watchLog(s.background) })
 	return s.adoptLimits(ctx)
 }
 
