@@ -67,10 +67,32 @@ func (s *Store) keepSnapshots(ctx context.Context) {
 		}
 		if err != nil && ctx.Err() == nil {
 			s.logger.Error("no snapshot was taken", "error", err)
-			failed = time.Now()
+			if !s.renewSnapshots(ctx, err) {
+				failed = time.Now()
+			}
 		}
 		full = false
 	}
+}
+
+// renewSnapshots makes the store of the snapshots again where somebody has removed it,
+// for which err is a sign, and reports whether it did. The next snapshot has all of the
+// state.
+func (s *Store) renewSnapshots(ctx context.Context, err error) bool {
+	if !errors.Is(err, jetstream.ErrStreamNotFound) {
+		return false
+	}
+	asking, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	if _, err := s.js.Stream(asking, snapshotsStream(s.opts.Prefix)); !errors.Is(err, jetstream.ErrStreamNotFound) {
+		return false
+	}
+	if _, err := s.openSnapshots(ctx); err != nil {
+		s.logger.Error("the store of the snapshots was removed, and can't be made again", "error", err)
+		return false
+	}
+	s.logger.Warn("the store of the snapshots was removed, and is made again")
+	return true
 }
 
 // isSnapshotDue reports whether it is for this worker to take a snapshot.

@@ -280,3 +280,44 @@ func TestSnapshotsBySize(t *testing.T) {
 	}
 	t.Error("no snapshot was taken")
 }
+
+// Where somebody removes the snapshots, and the log before them is gone, the next one
+// has all that is needed for a start.
+func TestSnapshotsRemoved(t *testing.T) {
+	s := startServer(t)
+	r := rand.New(rand.NewPCG(8, 8))
+	store := open(t, s, keepsLittle)
+	for range 3 {
+		churn(t, store, r, 50)
+		snapshot(t, store)
+	}
+	closeStore(t, store)
+	bySize := keepsLittle
+	bySize.SnapshotBytes = 10_000
+	store = open(t, s, bySize)
+	js, err := jetstream.New(bustest.Connect(t, s))
+	if err == nil {
+		err = js.DeleteStream(bounded(t), "OBJ_KVBUS_kv")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for stored := 0; stored == 0; {
+		churn(t, store, r, 50)
+		snapshots, err := js.ObjectStore(bounded(t), "KVBUS_kv")
+		if errors.Is(err, jetstream.ErrBucketNotFound) {
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		infos, err := snapshots.List(bounded(t))
+		if err != nil && !errors.Is(err, jetstream.ErrNoObjectsFound) {
+			t.Fatal(err)
+		}
+		stored = len(infos)
+	}
+	if diff := differ(state(t, open(t, s, keepsLittle)), state(t, store)); diff != "" {
+		t.Errorf("who starts then has another state: %s", diff)
+	}
+}
