@@ -130,7 +130,7 @@ type Replay struct {
 // Cluster makes the embedded server one of several that hold the durable store
 // together. An empty Listen is no cluster.
 type Cluster struct {
-	NodeName string `koanf:"node_name" flag:"node-name" arg:"name" usage:"name of this node, another one on each, and the same after a restart"`
+	NodeName string `koanf:"node_name" flag:"node-name" arg:"name" usage:"name of this node, another one on each, and the same after a restart; in the place of a lost node the name of that one"`
 	Name     string `koanf:"name" flag:"cluster-name" arg:"name" usage:"name of the cluster, the same on all nodes"`
 	Listen   string `koanf:"listen" flag:"cluster-listen" arg:"host:port" usage:"address for the other nodes (empty: no cluster)"`
 

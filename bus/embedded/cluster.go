@@ -35,7 +35,8 @@ const (
 // Cluster makes the server one of several. The zero value is no cluster.
 //
 // A server in a cluster needs [Options.ServerName], another one on each and the
-// same after a restart: JetStream knows its peers by it.
+// same after a restart: JetStream knows its peers by it, for good. One in the place of
+// a server that is lost takes its name.
 type Cluster struct {
 	// Name is the name of the cluster, the same on all servers, without
 	// spaces. It must be set.

@@ -33,6 +33,10 @@
 // that the routes name; from then on a majority is enough. The store directory of
 // a server that stood alone is an error, if there are streams in it.
 //
+// A server that comes under another name counts as one more, and a majority takes more
+// of them. The log warns where JetStream counts more of them than the routes name, and
+// says who is away.
+//
 // Any server of a cluster may be given a message that is meant for one of a queue
 // group, also one that has gone silent. What [Cluster.Local] names goes to others only
 // for who listens to more than that.

@@ -9,3 +9,12 @@ func (s *Server) EndJetStream(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// Headcount is what the server says of whom JetStream counts.
+func (s *Server) Headcount() (text string, beyondRoutes bool) {
+	h := s.headcount()
+	return h.String(), h.beyondRoutes()
+}
+
+// Peer is the ID by which JetStream counts the server.
+func (s *Server) Peer() string { return s.ns.Node() }

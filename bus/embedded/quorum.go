@@ -60,6 +60,14 @@ func (s *Server) JetStreamReady() (ready bool, waitingFor string) {
 	if len(names) > 0 {
 		waitingFor += "; connected to " + strings.Join(names, ", ")
 	}
+	if leader != "" {
+		return false, waitingFor
+	}
+	// A server that is there under another name than JetStream knows has its route,
+	// and is missed all the same.
+	if h := s.headcount(); h.beyondRoutes() || missing == "" && len(h.away) > 0 {
+		waitingFor += "; " + h.String()
+	}
 	return false, waitingFor
 }
 
@@ -75,10 +83,15 @@ func (s *Server) JetStreamClustered() bool { return s.ns.JetStreamIsClustered() 
 // has it, and an error that says for what it waited when ctx ends, when the
 // server ends, or at once without JetStream; that is [ErrNoJetStream] where it
 // has ended by itself. It tells in the log for what it waits: the servers may be
-// started in any order, with any time in between.
+// started in any order, with any time in between. From the first call on the log
+// also warns where JetStream counts more servers than [Cluster.Routes] names, and
+// one of them is away.
 func (s *Server) WaitForQuorum(ctx context.Context) error {
 	if !s.jetStream {
 		return errors.New("embedded: wait for a quorum: JetStream is not enabled")
+	}
+	if s.ownCluster {
+		s.watchOnce.Do(func() { go s.watchHeadcount() })
 	}
 	poll := time.NewTicker(quorumPoll)
 	defer poll.Stop()
@@ -123,11 +136,19 @@ func (s *Server) isStopping() bool {
 // metaLeader is the name of the server that leads JetStream's cluster, as far as
 // this one knows; empty where there is none.
 func (s *Server) metaLeader() string {
-	info, err := s.ns.Jsz(&server.JSzOptions{})
-	if err != nil || info.Meta == nil {
-		return ""
+	if meta := s.meta(); meta != nil {
+		return meta.Leader
 	}
-	return info.Meta.Leader
+	return ""
+}
+
+// meta is what this server knows of JetStream's cluster; nil where it is in none.
+func (s *Server) meta() *server.MetaClusterInfo {
+	info, err := s.ns.Jsz(&server.JSzOptions{})
+	if err != nil {
+		return nil
+	}
+	return info.Meta
 }
 
 // peers returns the names of the servers that this one has a route to, and the

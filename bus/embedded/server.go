@@ -47,6 +47,8 @@ type Server struct {
 	clusterAddr net.Addr   // nil without a cluster
 	advertise   string     // the option or the file's
 	routes      []*url.URL // the same
+	ownCluster  bool       // it is the options'
+	watchOnce   sync.Once
 
 	store    *store
 	started  chan struct{} // closed when nats-server's own Start has returned
@@ -103,6 +105,7 @@ func Start(ctx context.Context, opts Options) (*Server, error) {
 		logger:     logger,
 		advertise:  so.Cluster.Advertise,
 		routes:     so.Routes,
+		ownCluster: !opts.Cluster.none(),
 		store:      store,
 		started:    make(chan struct{}),
 		stopping:   make(chan struct{}),
