@@ -26,7 +26,8 @@ func TestRightsOfAStore(t *testing.T) {
 		user("may ask", nil, nil),
 		user("may not ask", []string{"$JS.API.>"}, nil),
 		user("may not read", []string{"$JS.API.DIRECT.GET.>"}, nil),
-		user("may not append", []string{"$KVBUS.>"}, nil),
+		user("may not append", []string{"$KVBUS.kv.log", "$KVBUS.kv.mark"}, nil),
+		user("may not ask others", []string{"$KVBUS.kv.worker", "$JS.API.INFO"}, nil),
 		user("may not get answers", nil, []string{"_INBOX.>"}),
 	}})
 	connect := func(name string) *nats.Conn {
@@ -46,7 +47,11 @@ func TestRightsOfAStore(t *testing.T) {
 	refused("may not ask", `"$JS.API.STREAM.INFO.KVBUS_kv"`)
 	refused("may not append", `"$KVBUS.kv.`)
 
-	store, err := replicated.Open(bounded(t), connect("may ask"), replicated.Options{})
+	others := connect("may not ask others")
+	if err := others.Publish("$JS.API.INFO", nil); err != nil { // of who else uses the connection
+		t.Fatal(err)
+	}
+	store, err := replicated.Open(bounded(t), others, replicated.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

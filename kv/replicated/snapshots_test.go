@@ -302,7 +302,11 @@ func TestSnapshotsRemoved(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	ctx := bounded(t)
 	for stored := 0; stored == 0; {
+		if ctx.Err() != nil {
+			t.Fatal("no snapshot was taken")
+		}
 		churn(t, store, r, 50)
 		snapshots, err := js.ObjectStore(bounded(t), "KVBUS_kv")
 		if errors.Is(err, jetstream.ErrBucketNotFound) {

@@ -242,10 +242,21 @@ func (s *Store) start(ctx context.Context) error {
 	if err := s.feed.start(ctx, log.LastSeq); err != nil {
 		return err
 	}
-	s.Mark()                                                // by which a publisher of events that are left from before is elected
+	// A mark, by which a publisher of events that are left from before is elected. It
+	// is waited for, as the server refuses it where the user may not append.
+	marked := make(chan struct{})
+	s.appended.read(func(error) { close(marked) })
 	s.routines.Go(func() { s.keepSnapshots(s.background) }) // which makes room in a full log
 	s.routines.Go(func() { s.watchLog(s.background) })
-	return s.adoptLimits(ctx)
+	if err := s.adoptLimits(ctx); err != nil {
+		return err
+	}
+	select {
+	case <-marked: // or given up: a log that takes nothing can be read
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 func (s *Store) machineOptions() machine.Options {
