@@ -208,11 +208,18 @@ func (w *worker) serveAnew(ctx context.Context, err error) error {
 			w.announce()
 			return nil
 		}
-		if ctx.Err() != nil || refusal(err) || w.requests != nil && w.requests.IsConnected() {
+		if ctx.Err() != nil || refusal(err) || w.requests != nil && w.requests.IsConnected() && !isSilence(err) {
 			return err
 		}
 		w.requests.Close() // it may be on its way back
 	}
+}
+
+// isSilence reports whether err is that of a connection that was lost, if only for a
+// moment, or on which no answer came in time.
+func isSilence(err error) bool {
+	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrTimeout) ||
+		errors.Is(err, nats.ErrConnectionClosed) || errors.Is(err, nats.ErrReconnectBufExceeded)
 }
 
 // stopService ends the service on a connection that has ended: what was taken is carried

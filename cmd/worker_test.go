@@ -9,6 +9,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -256,6 +257,37 @@ func TestConnectionIsRefused(t *testing.T) {
 	w.requests.Close()
 	if err := awaitEnd(t, ended); !errors.Is(err, nats.ErrAuthorization) {
 		t.Errorf("the worker ended with %v", err)
+	}
+}
+
+// A porter lets everybody in, and is told who comes.
+type porter func(name string)
+
+func (p porter) Check(c server.ClientAuthentication) bool {
+	p(c.GetOpts().Name)
+	return true
+}
+
+// A server that falls silent while the worker connects anew is tried again, and the store
+// is kept.
+func TestSilenceOnAnotherConnection(t *testing.T) {
+	t.Parallel()
+	var proxy *bustest.Proxy
+	var connections atomic.Int64
+	s := bustest.StartServer(t, server.Options{CustomClientAuthentication: porter(func(name string) {
+		if strings.HasSuffix(name, " requests") && connections.Add(1) == 2 {
+			proxy.Pace(0) // it has all that a client sends until it is connected
+		}
+	})})
+	proxy = bustest.StartProxy(t, s.Addr().String())
+	w, log, _ := startWorker(t, proxy.URL())
+	nc := bustest.Connect(t, s)
+	ask(t, nc, "kv.set.color", "blue")
+	w.requests.Close()
+	waitFor(t, "the second attempt", func() bool { return strings.Count(log.String(), "connecting anew") == 2 })
+	proxy.Pace(bustest.Free)
+	if answer := ask(t, nc, "kv.get.color", ""); string(answer.Data) != "blue" {
+		t.Errorf("the answer is %q with the headers %v", answer.Data, answer.Header)
 	}
 }
 
