@@ -3,6 +3,8 @@ package bus
 import (
 	"context"
 	"fmt"
+	"math"
+	"strconv"
 	"sync"
 	"time"
 
@@ -73,7 +75,9 @@ func NewClient(nc *nats.Conn, opts ClientOptions) (*Client, error) {
 	if opts, err = opts.withDefaults(); err != nil {
 		return nil, err
 	}
-	if err := subjects.ValidateReply(nc.NewInbox()); err != nil { // it would get no answer
+	// As long as that of a call can be: it would get no answer.
+	longest := nc.NewInbox() + "." + strconv.FormatUint(math.MaxUint64, 36)
+	if err := subjects.ValidateReply(longest); err != nil {
 		return nil, fmt.Errorf("the connection's inbox prefix: %w", err)
 	}
 	c := &Client{

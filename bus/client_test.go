@@ -57,7 +57,7 @@ func TestClientOptionsThatAreWrong(t *testing.T) {
 			t.Errorf("%+v: %v", opts, err)
 		}
 	}
-	for _, inbox := range []string{"kv", "kv.inbox", strings.Repeat("i", bus.MaxReplyLength)} {
+	for _, inbox := range []string{"kv", "kv.inbox", strings.Repeat("i", bus.MaxReplyLength), strings.Repeat("i", bus.MaxReplyLength-24)} {
 		unanswered := bustest.Connect(t, s, nats.CustomInboxPrefix(inbox))
 		if _, err := bus.NewClient(unanswered, bus.ClientOptions{}); !errors.Is(err, kv.ErrInvalidArgument) {
 			t.Errorf("the inbox prefix %.10q: %v", inbox, err)

@@ -112,17 +112,26 @@ func (s *store) checkCluster() error {
 }
 
 // noteAlone leaves a file for [store.checkCluster] where a server stands alone on what
-// was that of a cluster.
+// was that of a cluster. It is on the disk before anything that the server writes.
 func (s *store) noteAlone() error {
 	agreed, err := s.hasAgreed()
 	if err != nil || !agreed {
 		return err
 	}
-	file, err := os.OpenFile(s.path(aloneFile), os.O_CREATE, alonePerm)
+	if err := syncFile(s.path(aloneFile), os.O_CREATE|os.O_WRONLY); err != nil {
+		return err
+	}
+	_ = syncFile(s.dir, os.O_RDONLY) // there are systems where no directory can be
+	return nil
+}
+
+// syncFile forces a file, or the names in a directory, to the disk.
+func syncFile(path string, flag int) error {
+	file, err := os.OpenFile(path, flag, alonePerm)
 	if err != nil {
 		return err
 	}
-	return file.Close()
+	return errors.Join(file.Sync(), file.Close())
 }
 
 // hasAgreed reports whether there is what servers of a cluster agree on.
