@@ -54,10 +54,8 @@ func (c *connector) connect(ctx context.Context, purpose string, extra ...nats.O
 			return nc, err
 		}
 		c.logger.Warn("waiting for NATS", "error", err, "retry_in", retryDelay)
-		select {
-		case <-time.After(retryDelay):
-		case <-ctx.Done():
-			return nil, ctx.Err()
+		if err := pause(ctx, retryDelay); err != nil {
+			return nil, err
 		}
 	}
 }

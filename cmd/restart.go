@@ -45,16 +45,16 @@ func run(ctx context.Context, cfg config.Config, logger *slog.Logger) error {
 			return err
 		}
 		logger.Error("starting anew", "error", err, "in", restartPause)
-		if pause(ctx) != nil {
+		if pause(ctx, restartPause) != nil {
 			return nil
 		}
 	}
 }
 
-// pause waits for restartPause, or fails when ctx ends before.
-func pause(ctx context.Context) error {
+// pause waits for so long, or fails when ctx ends before.
+func pause(ctx context.Context, long time.Duration) error {
 	select {
-	case <-time.After(restartPause):
+	case <-time.After(long):
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()

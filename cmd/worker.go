@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,8 +16,6 @@ import (
 	"kvbus/bus/embedded"
 	"kvbus/config"
 	"kvbus/kv"
-	"kvbus/kv/memory"
-	"kvbus/kv/replicated"
 	"kvbus/service"
 	"kvbus/watchbridge"
 )
@@ -26,14 +23,6 @@ import (
 // shutdownTimeout is how long the parts of a worker that have nothing more to
 // do may take to stop.
 const shutdownTimeout = 5 * time.Second
-
-// recheckInterval is how often a worker looks for others on its prefix: two may
-// have started while their servers had lost each other. The first time comes
-// earlyRecheck after it has connected, as it may be an answer that was late.
-const (
-	recheckInterval = 30 * time.Second
-	earlyRecheck    = 2 * time.Second
-)
 
 // A worker is everything that kvbus serve runs, from the server, if it has one
 // of its own, up to the service. Parts that were not started are nil.
@@ -148,91 +137,6 @@ func (w *worker) start(ctx context.Context) (err error) {
 	return nil
 }
 
-// serve makes the connection for requests and starts the service on it, with the store
-// that there is, or else opens it.
-func (w *worker) serve(ctx context.Context) (err error) {
-	// A connection that comes back may be to a server on which another worker
-	// has taken the prefix since.
-	reconnected := make(chan struct{}, 1)
-	serving, end := context.WithCancel(w.background)
-	w.ended = serving.Done()
-	w.requests, err = w.connector.connect(ctx, "requests", nats.MaxReconnects(-1), nats.ReconnectHandler(func(nc *nats.Conn) {
-		w.logger.Info("reconnected to NATS", "server", connectedURL(nc))
-		select {
-		case reconnected <- struct{}{}:
-		default:
-		}
-	}), nats.ClosedHandler(func(*nats.Conn) { end() }))
-	if err != nil {
-		end()
-		return err
-	}
-	if err := checkPayload(w.requests.MaxPayload()); err != nil {
-		return err
-	}
-	if w.store == nil {
-		if w.store, err = w.openStore(ctx); err != nil {
-			return err
-		}
-	}
-	w.service, err = service.Start(ctx, w.requests, w.store, service.Options{
-		Subjects:        w.subjects,
-		Relayed:         w.keepsRequests(),
-		WorkerName:      w.name(),
-		Version:         readBuild().semantic(),
-		MaxPending:      w.cfg.Service.MaxPending,
-		MaxPendingBytes: int(w.cfg.Service.MaxPendingBytes),
-		EventCounts:     w.eventCounts,
-		OnLost:          w.fail,
-		Logger:          w.logger,
-	})
-	if err != nil {
-		return err
-	}
-	nc, s := w.requests, w.service // there may be others later
-	w.routines.Go(func() { w.recheck(serving, nc, s, reconnected) })
-	return nil
-}
-
-// serveAnew serves the store on another connection after the one for requests has ended
-// with err. Events have one of their own, and go on. What a server says to the worker ends
-// it, as at a start; no other failure is worth the loss of a store.
-func (w *worker) serveAnew(ctx context.Context, err error) error {
-	w.stopService(ctx)
-	for {
-		w.logger.Error("connecting anew", "error", err, "in", restartPause)
-		if err := pause(ctx); err != nil {
-			return err
-		}
-		if err = w.serve(ctx); err == nil {
-			w.announce()
-			return nil
-		}
-		if ctx.Err() != nil || refusal(err) || w.requests != nil && w.requests.IsConnected() && !isSilence(err) {
-			return err
-		}
-		w.requests.Close() // it may be on its way back
-	}
-}
-
-// isSilence reports whether err is that of a connection that was lost, if only for a
-// moment, or on which no answer came in time.
-func isSilence(err error) bool {
-	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrTimeout) ||
-		errors.Is(err, nats.ErrConnectionClosed) || errors.Is(err, nats.ErrReconnectBufExceeded)
-}
-
-// stopService ends the service on a connection that has ended: what was taken is carried
-// out before anything that comes by another one.
-func (w *worker) stopService(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, w.cfg.Service.DrainTimeout)
-	defer cancel()
-	if err := w.service.Stop(ctx); err != nil {
-		w.logger.Warn("the service did not end with its connection", "error", err)
-	}
-	w.service = nil
-}
-
 func (w *worker) startServer(ctx context.Context) (*embedded.Server, error) {
 	cluster := w.cfg.Cluster
 	options := embedded.Options{
@@ -278,115 +182,6 @@ func (w *worker) name() string {
 		return w.server.Name()
 	}
 	return cmp.Or(w.cfg.Name, hostName())
-}
-
-// durable reports whether the store survives this process.
-func (w *worker) durable() bool { return w.cfg.Store.DataDir != "" || w.cfg.Store.Replicated }
-
-// openStore opens the durable store where there is a place for its data, and
-// makes one in memory where there is none.
-func (w *worker) openStore(ctx context.Context) (kv.Store, error) {
-	limits := kv.Limits{
-		MaxKeys:      int64(w.cfg.Store.MaxKeys),
-		MaxValueSize: int64(w.cfg.Store.MaxValueSize),
-		MaxBytes:     int64(w.cfg.Store.MaxBytes),
-
-		MaxRequestIDs: int64(w.cfg.Store.RequestIDs.Max),
-		MaxRequestAge: w.cfg.Store.RequestIDs.MaxAge,
-	}
-	replay := w.cfg.Store.Replay
-	if !w.durable() {
-		return memory.New(memory.Options{
-			Limits:       limits,
-			ReplayEvents: replay.MaxEvents,
-			ReplayBytes:  int64(replay.MaxBytes),
-		}), nil
-	}
-	consistency := kv.Linearizable
-	if w.cfg.Store.Consistency == "eventual" {
-		consistency = kv.Eventual
-	}
-	opening, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	syncAlways := w.cfg.Store.SyncAlways
-	if w.server != nil {
-		syncAlways = w.server.SyncAlways() // the file may have another
-		w.routines.Go(func() {
-			watchDisk(w.background, w.hasJetStream, func(err error) {
-				cancel(err) // the log could be waited for in vain
-				w.fail(err)
-			})
-		})
-	}
-	store, err := replicated.Open(opening, w.requests, replicated.Options{
-		Prefix:            w.cfg.Bus.Prefix,
-		Replicas:          w.cfg.Store.Replicas,
-		NewReplicas:       w.cfg.NewReplicas(),
-		Alone:             w.server != nil && !w.server.JetStreamClustered(),
-		Limits:            limits,
-		ReplayEvents:      replay.MaxEvents,
-		ReplayBytes:       int64(replay.MaxBytes),
-		Consistency:       consistency,
-		Timeout:           w.cfg.Store.RequestTimeout,
-		MaxPending:        4 * min(w.cfg.Service.MaxPending, math.MaxInt32),
-		SyncAlways:        syncAlways,
-		MaxLogBytes:       int64(w.cfg.Store.LogMaxBytes),
-		MaxSnapshotsBytes: int64(w.cfg.Store.SnapshotsMaxBytes),
-		SnapshotBytes:     int64(w.cfg.Store.SnapshotBytes),
-		SnapshotAge:       w.cfg.Store.SnapshotMaxAge,
-		Cursor:            watchbridge.Cursor,
-		Logger:            w.logger,
-	})
-	if err != nil {
-		if cause := context.Cause(opening); cause != nil && ctx.Err() == nil {
-			err = cause // of who watches the disk
-		}
-		if errors.Is(err, replicated.ErrNoStore) {
-			err = fmt.Errorf("%w; its directory is %s", err, w.server.StoreDir())
-		}
-		return nil, err
-	}
-	w.routines.Go(func() {
-		select {
-		case err := <-store.Failed():
-			w.fail(err)
-		case <-w.background.Done():
-		}
-	})
-	if w.server == nil {
-		return store, nil
-	}
-	w.routines.Go(func() {
-		watchDisk(w.background, func() error { return w.isAnswered(store) }, w.fail)
-	})
-	// A server that stands alone and was started on a full disk takes nothing until
-	// it is started anew. A log at its bound has room made in it.
-	if !w.server.JetStreamClustered() {
-		if _, err := store.Info(opening); err != nil && !errors.Is(err, replicated.ErrLogFull) {
-			return nil, errors.Join(err, store.Close())
-		}
-	}
-	return store, nil
-}
-
-// recheck lets a service look at the server, and at the claim on the prefix, each time
-// its connection came back, and now and then.
-func (w *worker) recheck(ctx context.Context, nc *nats.Conn, s *service.Service, reconnected <-chan struct{}) {
-	timer := time.NewTimer(earlyRecheck)
-	defer timer.Stop()
-	for {
-		select {
-		case <-reconnected:
-			timer.Reset(earlyRecheck)
-		case <-timer.C:
-			timer.Reset(recheckInterval)
-		case <-ctx.Done():
-			return
-		}
-		if err := s.Recheck(ctx); err != nil && ctx.Err() == nil && nc.IsConnected() {
-			w.logger.Warn("could not look for other workers on the prefix", "error", err)
-		}
-	}
 }
 
 // eventCounts tells how many events were published and lost.
