@@ -31,7 +31,8 @@
 // any order: Start does not wait for the others. [Server.WaitForQuorum] does,
 // and says in the log for whom. The first start of a cluster takes all servers
 // that the routes name; from then on a majority is enough. The store directory of
-// a server that stood alone is an error, if there are streams in it.
+// a server that stood alone is an error, if there are streams in it, also where it
+// was that of a server of a cluster before; the file kvbus.alone in it tells.
 //
 // A server that comes under another name counts as one more, and a majority takes more
 // of them. The log warns where JetStream counts more of them than the routes name, and

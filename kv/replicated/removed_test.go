@@ -71,7 +71,10 @@ func TestJetStreamAway(t *testing.T) {
 	if err := s.DisableJetStream(); err != nil {
 		t.Fatal(err)
 	}
-	untilWritten(false)
+	// For longer than it takes to find a log removed.
+	for away := time.Now(); time.Since(away) < removedAlone+2*removedCheck; {
+		untilWritten(false)
+	}
 	if err := s.EnableJetStream(&server.JetStreamConfig{StoreDir: dir}); err != nil {
 		t.Fatal(err)
 	}
