@@ -46,6 +46,34 @@ func TestValueLargerThanTheBusCarries(t *testing.T) {
 	}
 }
 
+// A server whose lines have the least length carries the longest key on the longest prefix,
+// with the longest reply subject.
+func TestLongestLines(t *testing.T) {
+	s := bustest.StartServer(t, server.Options{MaxControlLine: int32(service.MaxControlLine)})
+	prefix := strings.Repeat("p", bus.MaxPrefixLength)
+	subjects, err := bus.NewSubjects(prefix)
+	if err != nil {
+		t.Fatal(err)
+	}
+	startService(t, s, memory.Options{}, service.Options{Subjects: subjects})
+	nc := bustest.Connect(t, s)
+	reply := strings.Repeat("r", bus.MaxReplyLength)
+	answers, err := nc.SubscribeSync(reply)
+	if err != nil {
+		t.Fatal(err)
+	}
+	set := nats.NewMsg(prefix + ".set." + strings.Repeat("k", kv.MaxKeyLength))
+	set.Reply = reply
+	set.Header.Set(bus.HeaderTTL, "1h")
+	set.Data = make([]byte, 500<<10)
+	if err := nc.PublishMsg(set); err != nil {
+		t.Fatal(err)
+	}
+	if answer, err := answers.NextMsg(patience); err != nil || string(answer.Data) != "1" {
+		t.Errorf("the answer is %v, %v", answer, err)
+	}
+}
+
 // The log says when the server lowers the limit on values, at the start and at
 // another server, and when it no longer does.
 func TestLoweredLimitIsLogged(t *testing.T) {
