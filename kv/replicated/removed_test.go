@@ -72,7 +72,7 @@ func TestJetStreamAway(t *testing.T) {
 		t.Fatal(err)
 	}
 	// For longer than it takes to find a log removed.
-	for away := time.Now(); time.Since(away) < removedAlone+2*removedCheck; {
+	for away := time.Now(); time.Since(away) < removedAlone+4*removedCheck; {
 		untilWritten(false)
 	}
 	if err := s.EnableJetStream(&server.JetStreamConfig{StoreDir: dir}); err != nil {
