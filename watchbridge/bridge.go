@@ -44,8 +44,6 @@ type Options struct {
 	Dial func(ctx context.Context) (*nats.Conn, error)
 	// Subjects are those to publish on.
 	Subjects bus.Subjects
-	// After is the revision after which to start.
-	After uint64
 	// Logger gets what goes wrong; the default discards it.
 	Logger *slog.Logger
 	// BurstHeartbeat is how long after an event a heartbeat comes at most, and
@@ -85,7 +83,8 @@ type Stats struct {
 	Revision uint64
 }
 
-// Start publishes the events of source.
+// Start publishes the events of source: all that it holds, or, of a [Log], those that
+// no worker has published.
 func Start(source Source, opts Options) *Bridge {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
@@ -108,7 +107,6 @@ func Start(source Source, opts Options) *Bridge {
 	if _, shared := source.(Log); !shared {
 		b.epoch = rand.Text()
 	}
-	b.confirmed.Store(opts.After)
 	go b.run(ctx)
 	return b
 }
