@@ -18,8 +18,9 @@ func TestLoggedKeyIsNotJudged(t *testing.T) {
 	if _, err := m.ApplyLogged(1, cmd); err != nil {
 		t.Errorf("one that was logged with it: %v", err)
 	}
-	if entry, ok := m.Get(cmd.Key); !ok || entry.Value != "v" {
-		t.Errorf("the entry is %+v, %v", entry, ok)
+	var entry kv.Entry
+	if err := Share(m).Get(cmd.Key, time.Now, &entry); err != nil || entry.Value != "v" {
+		t.Errorf("the entry is %+v, %v", entry, err)
 	}
 	apply(t, m, kv.Command{Op: kv.OpSet, Key: "b"})
 	view := m.View()

@@ -26,9 +26,9 @@
 // # Concurrency
 //
 // A machine has one owner at a time: all methods are to be called under the
-// owner's lock, except [Machine.Get], [Machine.Revision] and the methods of a
-// [View], which may run beside them, and beside each other, without one. Reads
-// never wait for writers.
+// owner's lock, except [Machine.Revision] and the methods of a [View], which may
+// run beside them, and beside each other, without one. [Shared] has the lock, and
+// gets that take none: reads never wait for writers.
 //
 // # Cost
 //

@@ -104,18 +104,6 @@ func New(opts Options) *Machine {
 // Revision returns the revision of the last mutation. It needs no lock.
 func (m *Machine) Revision() uint64 { return m.revision.Load() }
 
-// Get returns the entry of key, and false if there is none. It needs no lock.
-// Between a deadline and the next command the entry is still there: who reads
-// compares its deadline with a clock.
-func (m *Machine) Get(key string) (kv.Entry, bool) {
-	n := m.table.get(key)
-	v := n.version()
-	if v == nil {
-		return kv.Entry{}, false
-	}
-	return v.entry(n), true
-}
-
 // entry returns the entry that the version makes of its node.
 func (v *version) entry(n *node) kv.Entry {
 	if v.deadline == 0 {
@@ -152,11 +140,6 @@ func (m *Machine) Forget(revision uint64) {
 	for m.ring.events > 0 && m.ring.oldest(m.Revision()) <= revision {
 		m.ring.drop()
 	}
-}
-
-// Replay returns events from the ring, as [kv.Store.Replay] says.
-func (m *Machine) Replay(q kv.ReplayQuery) (kv.Replay, error) {
-	return Replay(q, m.Revision(), m.Events)
 }
 
 // Info returns what the machine knows of a store's description.

@@ -6,15 +6,18 @@ import (
 	"kvbus/kv"
 )
 
-// Replay answers q as [kv.Store.Replay] says, from a store at revision newest.
-// It reads through events, which is [Machine.Events] with the lock that its
-// caller needs: a long replay takes the lock for a short while at a time.
-func Replay(q kv.ReplayQuery, newest uint64, events func(after uint64, buf []kv.Event) (int, error)) (kv.Replay, error) {
+// Replay answers q as [kv.Store.Replay] does. It holds the lock for a few
+// events at a time.
+func (s *Shared) Replay(q kv.ReplayQuery) (kv.Replay, error) {
+	if err := kv.ValidatePrefix(q.Prefix); err != nil {
+		return kv.Replay{}, err
+	}
+	newest := s.Settled()
 	replay := kv.Replay{Revision: q.After}
 	buf := make([]kv.Event, 256)
 	size := 0
 	for {
-		n, err := events(replay.Revision, buf)
+		n, err := s.Events(replay.Revision, buf)
 		if err != nil {
 			return kv.Replay{}, err
 		}

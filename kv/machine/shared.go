@@ -145,15 +145,6 @@ func (s *Shared) Scan(q kv.Query, now func() time.Time) (kv.Page, error) {
 	return view.Scan(q, now())
 }
 
-// Replay answers q as [kv.Store.Replay] does. It holds the lock for a few
-// events at a time.
-func (s *Shared) Replay(q kv.ReplayQuery) (kv.Replay, error) {
-	if err := kv.ValidatePrefix(q.Prefix); err != nil {
-		return kv.Replay{}, err
-	}
-	return Replay(q, s.Settled(), s.Events)
-}
-
 // OldestRevision returns the revision of the oldest event in the ring; it is one
 // above that of the store where none is held.
 func (s *Shared) OldestRevision() uint64 {

@@ -51,9 +51,6 @@ func (v *View) Close() {
 	v.index, v.requests, v.kept = nil, requestList{}, nil
 }
 
-// Revision returns the revision of the view.
-func (v *View) Revision() uint64 { return v.revision }
-
 // keepForViews hands a version that is about to be replaced to the views that
 // show it. It must come before the replacement, as a view looks first at the
 // node and then at what was kept.
