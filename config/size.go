@@ -84,17 +84,3 @@ func (s Size) String() string {
 		return strconv.FormatInt(int64(s), 10) + "B"
 	}
 }
-
-// MarshalText returns the text of [Size.String].
-func (s Size) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
-
-// UnmarshalText reads what [ParseSize] does, and leaves the size as it is where
-// that fails.
-func (s *Size) UnmarshalText(text []byte) error {
-	parsed, err := ParseSize(string(text))
-	if err != nil {
-		return fmt.Errorf("size %q: %w", text, err)
-	}
-	*s = parsed
-	return nil
-}
