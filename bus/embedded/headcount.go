@@ -72,7 +72,7 @@ func peerName(peer *server.PeerInfo) string {
 func (s *Server) nodes() int {
 	others := 0
 	for _, route := range s.routes {
-		if !s.isSelf(route, lookup(route.Hostname())) {
+		if !s.isSelf(route, s.lookup(route.Hostname())) {
 			others++
 		}
 	}
@@ -88,7 +88,7 @@ func (s *Server) watchHeadcount() {
 	for {
 		select {
 		case <-poll.C:
-		case <-s.stopping:
+		case <-s.life.Done():
 			return
 		}
 		h := s.headcount()

@@ -91,7 +91,7 @@ func (s *Server) WaitForQuorum(ctx context.Context) error {
 		return errors.New("embedded: wait for a quorum: JetStream is not enabled")
 	}
 	if s.ownCluster {
-		s.watchOnce.Do(func() { go s.watchHeadcount() })
+		s.watchOnce.Do(func() { s.watching.Go(s.watchHeadcount) })
 	}
 	poll := time.NewTicker(quorumPoll)
 	defer poll.Stop()
@@ -106,7 +106,7 @@ func (s *Server) WaitForQuorum(ctx context.Context) error {
 			}
 			return nil
 		}
-		if !s.ns.JetStreamEnabled() && !s.isStopping() {
+		if !s.ns.JetStreamEnabled() && s.life.Err() == nil {
 			return fmt.Errorf("embedded: nats-server %s waits for the cluster: %w", s.Name(), ErrNoJetStream)
 		}
 		due := time.Since(begun) >= quorumQuiet && waitingFor != said
@@ -118,18 +118,9 @@ func (s *Server) WaitForQuorum(ctx context.Context) error {
 		case <-poll.C:
 		case <-ctx.Done():
 			return fmt.Errorf("embedded: nats-server %s waits for %s: %w", s.Name(), waitingFor, context.Cause(ctx))
-		case <-s.stopping:
+		case <-s.life.Done():
 			return fmt.Errorf("embedded: nats-server %s has ended while it waited for %s", s.Name(), waitingFor)
 		}
-	}
-}
-
-func (s *Server) isStopping() bool {
-	select {
-	case <-s.stopping:
-		return true
-	default:
-		return false
 	}
 }
 
@@ -166,7 +157,7 @@ func (s *Server) peers() (names []string, missing string) {
 
 	var urls []string
 	for _, url := range s.routes {
-		addrs := lookup(url.Hostname())
+		addrs := s.lookup(url.Hostname())
 		reached := s.isSelf(url, addrs)
 		for _, route := range routez.Routes {
 			if leadsTo(url, addrs, route) {
@@ -238,11 +229,11 @@ func isNamed(route *url.URL, name string) bool {
 	return strings.EqualFold(route.Hostname(), name) || strings.EqualFold(label, name)
 }
 
-func lookup(host string) []string {
+func (s *Server) lookup(host string) []string {
 	if net.ParseIP(host) != nil {
 		return []string{host}
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), lookupTimeout)
+	ctx, cancel := context.WithTimeout(s.life, lookupTimeout)
 	defer cancel()
 	addrs, err := net.DefaultResolver.LookupHost(ctx, host)
 	if err != nil {

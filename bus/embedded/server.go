@@ -49,11 +49,13 @@ type Server struct {
 	routes      []*url.URL // the same
 	ownCluster  bool       // it is the options'
 	watchOnce   sync.Once
+	watching    sync.WaitGroup // the watch of the headcount
 
 	store    *store
 	started  chan struct{} // closed when nats-server's own Start has returned
 	stopOnce sync.Once
-	stopping chan struct{} // closed when it was told to end
+	life     context.Context // ends when the server is told to end
+	end      context.CancelFunc
 	stopped  chan struct{} // closed when nothing of the server runs
 }
 
@@ -108,9 +110,9 @@ func Start(ctx context.Context, opts Options) (*Server, error) {
 		ownCluster: !opts.Cluster.none(),
 		store:      store,
 		started:    make(chan struct{}),
-		stopping:   make(chan struct{}),
 		stopped:    make(chan struct{}),
 	}
+	s.life, s.end = context.WithCancel(context.WithoutCancel(ctx))
 	if so.TLSConfig != nil && !so.AllowNonTLS {
 		s.scheme = "tls"
 	}
@@ -230,7 +232,7 @@ func (s *Server) running() error {
 // and another call waits for it again. Once it has ended, Shutdown is nil.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.stopOnce.Do(func() {
-		close(s.stopping)
+		s.end()
 		go func() {
 			defer close(s.stopped)
 			// To end what has not wholly begun is a race in nats-server.
@@ -238,6 +240,8 @@ func (s *Server) Shutdown(ctx context.Context) error {
 			s.log.up.Store(false)
 			s.ns.Shutdown()
 			s.ns.WaitForShutdown()
+			s.watchOnce.Do(func() {}) // it does not begin any more
+			s.watching.Wait()
 			if err := s.store.close(); err != nil {
 				s.logger.Warn("the store directory is not as it was before the start", "error", err)
 			}
