@@ -55,14 +55,13 @@ type flight struct {
 // members returns how many wait for the batch.
 func (f *flight) members() int { return len(f.proposals) - f.given + len(f.readers) }
 
-// send notes that the batch is appended, and returns how often that is. It counts
-// before it is done: what happens then is not known until a refusal says so.
-func (f *flight) send() int {
+// send notes that the batch is appended. It counts before it is done: what happens
+// then is not known until a refusal says so.
+func (f *flight) send() {
 	f.unsent = false
 	f.sends++
 	f.sent = time.Now()
 	f.due = f.sent.Add(resendDelay)
-	return f.sends
 }
 
 // refused notes that a send did nothing.

@@ -162,18 +162,17 @@ func (p *pipeline) run(ctx context.Context) {
 		room := recordRoom(p.store.nc)
 		p.mu.Lock()
 		p.room = room
-		f, send := p.launch()
+		f := p.launch()
 		p.mu.Unlock()
 		if f != nil {
-			p.publish(f, send)
+			p.publish(f)
 		}
 	}
 }
 
 // launch makes a batch of what waits, or of as much of it as a record carries, unless
-// one is under way. It returns the one that is to be appended now, if any, and which
-// time that is.
-func (p *pipeline) launch() (f *flight, send int) {
+// one is under way. It returns the one that is to be appended now, nil if none is.
+func (p *pipeline) launch() *flight {
 	if p.flight == nil && p.queued() > 0 {
 		room, n := p.room, 0
 		for n < min(len(p.queue), maxBatch) {
@@ -189,14 +188,16 @@ func (p *pipeline) launch() (f *flight, send int) {
 			p.queue = nil
 		}
 	}
-	if f = p.flight; f == nil || !f.unsent {
-		return nil, 0
+	f := p.flight
+	if f == nil || !f.unsent {
+		return nil
 	}
-	return f, f.send()
+	f.send()
+	return f
 }
 
 // publish appends a batch, once more or for the first time. The lock is not held.
-func (p *pipeline) publish(f *flight, send int) {
+func (p *pipeline) publish(f *flight) {
 	b := batch{Worker: p.store.id, Number: f.number, Base: f.number, Commands: make([]kv.Command, len(f.proposals))}
 	for i := range f.proposals {
 		b.Commands[i] = f.proposals[i].cmd
@@ -208,7 +209,7 @@ func (p *pipeline) publish(f *flight, send int) {
 	}
 	err := p.store.nc.PublishMsg(&nats.Msg{
 		Subject: subject,
-		Reply:   fmt.Sprintf("%s.%d.%d", p.inbox, f.number, send),
+		Reply:   fmt.Sprintf("%s.%d", p.inbox, f.number),
 		Data:    p.buffer,
 	})
 	if err != nil {
@@ -229,15 +230,14 @@ func (p *pipeline) acknowledged(m *nats.Msg) {
 	if errors.Is(reason, errFull) {
 		signal(p.store.full)
 	}
-	number, _, _ := strings.Cut(strings.TrimPrefix(m.Subject, p.inbox+"."), ".")
-	n, err := strconv.ParseUint(number, 10, 64)
+	number, err := strconv.ParseUint(strings.TrimPrefix(m.Subject, p.inbox+"."), 10, 64)
 	if err != nil {
 		return
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.refusal = reason
-	if f := p.flight; f != nil && f.number == n {
+	if f := p.flight; f != nil && f.number == number {
 		f.refused(reason)
 	}
 }

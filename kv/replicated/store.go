@@ -140,7 +140,7 @@ func (s *Store) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if s.acks, err = s.nc.Subscribe(s.appended.inbox+".*.*", s.appended.acknowledged); err != nil {
+	if s.acks, err = s.nc.Subscribe(s.appended.inbox+".*", s.appended.acknowledged); err != nil {
 		return err
 	}
 	s.status = s.nc.StatusChanged(nats.CONNECTED)
