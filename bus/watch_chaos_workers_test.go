@@ -40,7 +40,7 @@ func newSharedWorker(t testing.TB, s *server.Server, name string, replicas int) 
 	t.Helper()
 	w := &sharedWorker{name: name, server: s, proxy: bustest.StartProxy(t, s.Addr().String()), replicas: replicas}
 	w.start(t)
-	t.Cleanup(func() { w.kill(t) })
+	t.Cleanup(w.kill)
 	return w
 }
 
@@ -76,7 +76,7 @@ func (w *sharedWorker) start(t testing.TB) {
 
 // kill ends a worker as a signal that can't be caught would: nothing that it does
 // from now on reaches the server.
-func (w *sharedWorker) kill(t testing.TB) {
+func (w *sharedWorker) kill() {
 	if w.nc == nil {
 		return
 	}
@@ -221,7 +221,7 @@ func chaosOfWorkers(t *testing.T, servers []*server.Server, workers []*sharedWor
 			fallthrough
 		default:
 			kills++
-			w.kill(t)
+			w.kill()
 			w.join()
 			w.start(t)
 		}

@@ -134,9 +134,9 @@ func quick(opts bus.FollowOptions) bus.FollowOptions {
 }
 
 // client connects through the proxy.
-func (st *watchStage) client(t testing.TB, opts ...nats.Option) *bus.Client {
+func (st *watchStage) client(t testing.TB) *bus.Client {
 	t.Helper()
-	nc, err := bustest.Dial(st.proxy.URL(), append(reconnecting(), opts...)...)
+	nc, err := bustest.Dial(st.proxy.URL(), reconnecting()...)
 	if err != nil {
 		t.Fatal(err)
 	}

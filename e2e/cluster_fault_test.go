@@ -71,7 +71,7 @@ func TestClusterLosesANode(t *testing.T) {
 	c := startCluster(t)
 	nc := connect(t, c.urls(), nats.MaxReconnects(-1))
 	group := startCounters(t, c)
-	group.progress(t, 50)
+	group.progress(t)
 	for _, victim := range []struct {
 		name  string
 		node  func() *node
@@ -91,7 +91,7 @@ func TestClusterLosesANode(t *testing.T) {
 			}
 		}
 		n.kill()
-		group.progress(t, 50)
+		group.progress(t)
 		if victim.wiped {
 			if err := os.RemoveAll(n.dir); err != nil {
 				t.Fatal(err)
@@ -99,7 +99,7 @@ func TestClusterLosesANode(t *testing.T) {
 		}
 		n.start(t)
 		n.await(t)
-		group.progress(t, 50)
+		group.progress(t)
 		revision := revisionOf(t, nc)
 		for _, l := range listeners {
 			l.until(t, revision)
@@ -116,12 +116,12 @@ func TestClusterRollingRestart(t *testing.T) {
 	c := startCluster(t)
 	group := startCounters(t, c)
 	for _, n := range c.nodes {
-		group.progress(t, 50)
+		group.progress(t)
 		n.terminate(t)
 		n.start(t)
 		n.await(t)
 	}
-	group.progress(t, 50)
+	group.progress(t)
 	group.end(t)
 	group.verify(t, connect(t, c.urls()))
 }
@@ -133,7 +133,7 @@ func TestClusterStopsAndStarts(t *testing.T) {
 	c := startCluster(t)
 	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
 		group := startCounters(t, c)
-		group.progress(t, 50)
+		group.progress(t)
 		group.end(t)
 		nc := connect(t, c.urls())
 		total := persist(t, nc, "kv.incr.starts", "")

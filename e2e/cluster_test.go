@@ -71,9 +71,9 @@ func newFileCluster(t *testing.T, args ...string) *cluster {
 }
 
 // startCluster runs a cluster and waits until all of it serves.
-func startCluster(t *testing.T, args ...string) *cluster {
+func startCluster(t *testing.T) *cluster {
 	t.Helper()
-	c := newCluster(t, args...)
+	c := newCluster(t)
 	c.start(t)
 	return c
 }

@@ -224,25 +224,25 @@ func checkRepeatConcurrent(e *env) {
 }
 
 // again carries out an increment, and says whether it was a repeat.
-func (s *subject) again(key, id string) bool {
+func (s *subject) again(id string) bool {
 	s.e.Helper()
 	before := s.revision()
-	s.do(kv.Command{Op: kv.OpIncrement, Key: key, Delta: 1, RequestID: id})
+	s.do(kv.Command{Op: kv.OpIncrement, Key: "key", Delta: 1, RequestID: id})
 	return s.revision() == before
 }
 
 func checkRepeatCount(e *env) {
 	s := e.limited(kv.Limits{MaxRequestIDs: 3})
 	for _, id := range []string{"1", "2", "3"} {
-		s.again("key", id)
+		s.again(id)
 	}
 	for _, id := range []string{"3", "1", "2", "1"} { // a repeat does not renew
-		e.equal("repeat within the limit", s.again("key", id), true)
+		e.equal("repeat within the limit", s.again(id), true)
 	}
-	s.again("key", "4")
-	e.equal("repeat of the one before the limit", s.again("key", "1"), false)
-	e.equal("repeat within the limit", s.again("key", "3"), true)
-	e.equal("repeat of the one before the limit", s.again("key", "2"), false)
+	s.again("4")
+	e.equal("repeat of the one before the limit", s.again("1"), false)
+	e.equal("repeat within the limit", s.again("3"), true)
+	e.equal("repeat of the one before the limit", s.again("2"), false)
 }
 
 func checkRepeatAge(e *env) {
@@ -273,12 +273,12 @@ func checkRepeatLimits(e *env) {
 	}
 	s := e.open()
 	for _, id := range []string{"1", "2", "3"} {
-		s.again("key", id)
+		s.again(id)
 	}
 	s.do(kv.Command{Op: kv.OpSetLimits, Limits: kv.Limits{MaxRequestIDs: 2}})
 	s.do(kv.Command{Op: kv.OpSetLimits})
-	e.equal("repeat of what the lower limit left", s.again("key", "2"), true)
-	e.equal("repeat of what the lower limit took", s.again("key", "1"), false)
+	e.equal("repeat of what the lower limit left", s.again("2"), true)
+	e.equal("repeat of what the lower limit took", s.again("1"), false)
 }
 
 func checkRepeatMalformed(e *env) {
