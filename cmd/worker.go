@@ -62,11 +62,13 @@ func (w *worker) run(ctx context.Context) error {
 		err = nil // told to stop while it started
 	}
 	// The drain has a bound of its own, beyond the end of ctx.
-	if stopErr := w.stop(context.WithoutCancel(ctx)); err == nil {
-		err = stopErr
-	}
-	if err == nil {
+	switch stopErr := w.stop(context.WithoutCancel(ctx)); {
+	case err == nil && stopErr == nil:
 		w.logger.Info("stopped")
+	case err == nil:
+		err = stopErr
+	case stopErr != nil: // what ended the worker is what it returns
+		w.logger.Error("not stopped in order", "error", stopErr)
 	}
 	return err
 }

@@ -18,6 +18,7 @@ import (
 
 	"kvbus/bus/bustest"
 	"kvbus/config"
+	"kvbus/kv"
 	"kvbus/service"
 )
 
@@ -153,6 +154,27 @@ func TestRefusedForAWhile(t *testing.T) {
 	})
 	if _, err := events.NextMsg(patience); err != nil {
 		t.Errorf("no event: %v", err)
+	}
+}
+
+// A worker that can't go on tells what was left undone at its end, beside what ended it.
+func TestFailureWhileItFails(t *testing.T) {
+	t.Parallel()
+	proxy := bustest.StartProxy(t, bustest.StartServer(t, server.Options{}).Addr().String())
+	cfg := config.Default()
+	cfg.NATS.URL, cfg.Service.DrainTimeout = config.URLs(proxy.URL()), 0
+	w, log, ended := startWorkerBy(t, cfg)
+	proxy.Redirect("127.0.0.1:1") // nobody is there
+	if _, err := kv.Of(w.store).Set(t.Context(), "k", "not published"); err != nil {
+		t.Fatal(err)
+	}
+	broken := errors.New("broken")
+	w.fail(broken)
+	if err := awaitEnd(t, ended); !errors.Is(err, broken) {
+		t.Errorf("it ended with %v", err)
+	}
+	if text := log.String(); !strings.Contains(text, "stop: 1 events after revision 0 were not published") {
+		t.Errorf("the log is:\n%s", text)
 	}
 }
 
