@@ -48,10 +48,10 @@ type watchService struct {
 //
 // It knows three revisions. All selected events up to proven were given, beyond
 // doubt, or are too many to be compared. Those up to reached were given unless the
-// network lost some without a sign. given is that of the last event that was: nothing below it can be given
-// any more. A watch of all keys sees each loss at once, and so proves all it
-// gives; a watch of some keys compares, from time to time, with what the store
-// holds.
+// network lost some without a sign. given is that of the last event that was:
+// nothing below it can be given any more. A watch of all keys sees each loss at
+// once, and so proves all it gives; a watch of some keys compares, from time to
+// time, with what the store holds.
 type follower struct {
 	watchService
 	opts  FollowOptions

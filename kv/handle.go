@@ -109,14 +109,14 @@ func (h Handle) Touch(ctx context.Context, key string, ttl time.Duration) (bool,
 	return r.Applied, err
 }
 
-// Clear removes every key that starts with prefix and returns how many it were.
+// Clear removes every key that starts with prefix and returns how many those were.
 func (h Handle) Clear(ctx context.Context, prefix string) (int64, error) {
 	r, err := h.store.Do(ctx, Command{Op: OpClear, Key: prefix})
 	return r.Number, err
 }
 
-// Sweep removes what has expired and returns how many keys it were. Nobody
-// needs to: the store does it by itself.
+// Sweep removes what has expired and returns how many keys those were. Nobody
+// needs to call it: the store does the same by itself.
 func (h Handle) Sweep(ctx context.Context) (int64, error) {
 	r, err := h.store.Do(ctx, Command{Op: OpSweep})
 	return r.Number, err

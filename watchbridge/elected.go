@@ -76,7 +76,7 @@ type Log interface {
 	// Closed is closed when the store is.
 	Closed() <-chan struct{}
 	// Events copies recent events after a revision into buf and returns how many
-	// it were. It fails with [kv.ErrCompacted] if the first is no longer held.
+	// those were. It fails with [kv.ErrCompacted] if the first is no longer held.
 	Events(after uint64, buf []kv.Event) (int, error)
 	// OldestRevision is that of the oldest event held.
 	OldestRevision() uint64

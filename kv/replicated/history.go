@@ -25,9 +25,9 @@ import (
 // the snapshot and the log that this takes are kept.
 //
 // An error is the last that comes: [kv.ErrCompacted] if no snapshot and no log
-// lead to the record after sequence, or a later record can't be read, [kv.ErrClosed] once the store is closed,
-// the context's error, and others, such as where the log was removed meanwhile,
-// after which another call may succeed.
+// lead to the record after sequence, or a later record can't be read,
+// [kv.ErrClosed] once the store is closed, the context's error, and others, such
+// as where the log was removed meanwhile, after which another call may succeed.
 func (s *Store) History(ctx context.Context, sequence uint64) iter.Seq2[iter.Seq[kv.Event], error] {
 	return func(yield func(iter.Seq[kv.Event], error) bool) {
 		ctx, cancel := context.WithCancelCause(ctx)
