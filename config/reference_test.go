@@ -8,22 +8,22 @@ import (
 	"kvbus/config"
 )
 
-func TestReadmeHasTheReference(t *testing.T) {
+func TestOperatingHasTheReference(t *testing.T) {
 	t.Parallel()
-	readme, err := os.ReadFile("../README.md")
+	text, err := os.ReadFile("../OPERATING.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, rest, begins := strings.Cut(string(readme), "<!-- config reference -->\n")
+	_, rest, begins := strings.Cut(string(text), "<!-- config reference -->\n")
 	got, _, ends := strings.Cut(rest, "<!-- end of config reference -->\n")
 	if !begins || !ends {
-		t.Fatal("README.md does not mark its table of settings")
+		t.Fatal("OPERATING.md does not mark its table of settings")
 	}
 	var want strings.Builder
 	if err := config.WriteReference(&want); err != nil {
 		t.Fatal(err)
 	}
 	if got != want.String() {
-		t.Errorf("README.md has another table than this, which kvbus config --reference prints:\n%s", want.String())
+		t.Errorf("OPERATING.md has another table than this, which kvbus config --reference prints:\n%s", want.String())
 	}
 }

@@ -40,14 +40,14 @@ func TestReadmeServes(t *testing.T) {
 	w.wait(t) // go run's exit status is its own after a signal
 }
 
-// The users that the README gives as an example may do what it says.
-func TestReadmeAccessControl(t *testing.T) {
+// The users that OPERATING.md gives as an example may do what it says.
+func TestAccessControl(t *testing.T) {
 	t.Parallel()
 	const begin, end = "cat > nats-server.conf <<'EOF'\n", "\nEOF\n"
-	_, config, _ := strings.Cut(script(t, "README.md", begin), begin)
+	_, config, _ := strings.Cut(script(t, "OPERATING.md", begin), begin)
 	config, _, found := strings.Cut(config, end)
 	if !found {
-		t.Fatal("README.md has no end of nats-server.conf")
+		t.Fatal("OPERATING.md has no end of nats-server.conf")
 	}
 	for name, args := range map[string][]string{"memory": nil, "durable": {"--data-dir", t.TempDir()}} {
 		t.Run(name, func(t *testing.T) {
