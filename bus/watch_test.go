@@ -173,7 +173,7 @@ func TestStateWhileOthersWrite(t *testing.T) {
 				last = c.Revision
 			}
 		}
-		for _, want := range st.history(t, filter, last)[:] {
+		for _, want := range st.history(t, filter, last) {
 			if got := w.event(); got != want {
 				t.Fatalf("after the state: %+v, want %+v", got, want)
 			}
