@@ -113,6 +113,9 @@ func (s Subjects) EncodeScan(q kv.Query) (*nats.Msg, error) {
 }
 
 func (s Subjects) encodeQuery(op Op, q kv.Query) (*nats.Msg, error) {
+	if err := q.Validate(); err != nil {
+		return nil, err
+	}
 	m, err := s.request(op, q.Prefix)
 	if err != nil {
 		return nil, err
@@ -120,9 +123,7 @@ func (s Subjects) encodeQuery(op Op, q kv.Query) (*nats.Msg, error) {
 	if q.Cursor != "" {
 		m.Header.Set(HeaderCursor, formatCursor(q.Cursor))
 	}
-	if err := setSelection(m, q.Filter, q.Limit); err != nil {
-		return nil, err
-	}
+	setSelection(m, q.Filter, q.Limit)
 	if err := setReadOptions(m, q.ReadOptions); err != nil {
 		return nil, err
 	}
@@ -132,6 +133,9 @@ func (s Subjects) encodeQuery(op Op, q kv.Query) (*nats.Msg, error) {
 // EncodeReplay encodes a replay. MaxBytes is not on the wire. It fails with
 // [kv.ErrInvalidKey] or [kv.ErrInvalidArgument].
 func (s Subjects) EncodeReplay(q kv.ReplayQuery) (*nats.Msg, error) {
+	if err := q.Validate(); err != nil {
+		return nil, err
+	}
 	m, err := s.request(OpReplay, q.Prefix)
 	if err != nil {
 		return nil, err
@@ -139,9 +143,7 @@ func (s Subjects) EncodeReplay(q kv.ReplayQuery) (*nats.Msg, error) {
 	if q.After != 0 {
 		m.Header.Set(HeaderFromRevision, strconv.FormatUint(q.After, 10))
 	}
-	if err := setSelection(m, q.Filter, q.Limit); err != nil {
-		return nil, err
-	}
+	setSelection(m, q.Filter, q.Limit)
 	if err := setReadOptions(m, q.ReadOptions); err != nil {
 		return nil, err
 	}
@@ -161,17 +163,13 @@ func (s Subjects) request(op Op, key string) (*nats.Msg, error) {
 	return nats.NewMsg(subject), nil
 }
 
-func setSelection(m *nats.Msg, filter kv.Filter, limit int) error {
-	if limit < 0 {
-		return fmt.Errorf("%w: limit %d; it is 0 (no limit) or more", kv.ErrInvalidArgument, limit)
-	}
+func setSelection(m *nats.Msg, filter kv.Filter, limit int) {
 	if limit > 0 {
 		m.Header.Set(HeaderLimit, strconv.Itoa(limit))
 	}
 	if !filter.IsZero() {
 		m.Header.Set(HeaderFilter, filter.String())
 	}
-	return nil
 }
 
 func setReadOptions(m *nats.Msg, opts kv.ReadOptions) error {

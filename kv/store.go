@@ -2,6 +2,7 @@ package kv
 
 import (
 	"context"
+	"fmt"
 	"iter"
 )
 
@@ -37,12 +38,13 @@ type Store interface {
 	Get(ctx context.Context, key string, opts ReadOptions) (Entry, error)
 
 	// Scan returns the live entries that q selects, sorted by the bytes of their
-	// keys, all of one revision however long it takes. It fails with
-	// [ErrInvalidKey] for a bad prefix and with [ErrInvalidArgument] for a bad cursor.
+	// keys, all of one revision however long it takes. It fails as [Query.Validate]
+	// does, and with [ErrInvalidArgument] for a bad cursor.
 	Scan(ctx context.Context, q Query) (Page, error)
 
-	// Replay returns events from the ring of recent ones. It fails with
-	// [ErrCompacted] if q.After is older than the ring, or newer than the store.
+	// Replay returns events from the ring of recent ones. It fails as
+	// [ReplayQuery.Validate] does, and with [ErrCompacted] if q.After is older than
+	// the ring, or newer than the store.
 	Replay(ctx context.Context, q ReplayQuery) (Replay, error)
 
 	// Watch returns the events that opts selects, in revision order, as they
@@ -101,6 +103,17 @@ type Query struct {
 	ReadOptions
 }
 
+// Validate fails with [ErrInvalidKey] for a bad prefix, and with
+// [ErrInvalidArgument] for a bound below 0.
+func (q *Query) Validate() error { return validateSelection(q.Prefix, q.Limit, q.MaxBytes) }
+
+func validateSelection(prefix string, limit, maxBytes int) error {
+	if limit < 0 || maxBytes < 0 {
+		return fmt.Errorf("%w: limit %d and at most %d bytes; both are 0 (no limit) or more", ErrInvalidArgument, limit, maxBytes)
+	}
+	return ValidatePrefix(prefix)
+}
+
 // A Page is the answer to a [Query].
 type Page struct {
 	Entries []Entry
@@ -124,6 +137,9 @@ type ReplayQuery struct {
 	MaxBytes int
 	ReadOptions
 }
+
+// Validate is [Query.Validate] for a replay.
+func (q *ReplayQuery) Validate() error { return validateSelection(q.Prefix, q.Limit, q.MaxBytes) }
 
 // A Replay is the answer to a [ReplayQuery].
 type Replay struct {

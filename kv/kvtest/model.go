@@ -201,7 +201,7 @@ func (m *Model) Get(now int64, key string) (kv.Entry, bool) {
 // Scan returns the entries that q selects and that are live at the time now.
 // The cursor of a page is its last key.
 func (m *Model) Scan(now int64, q kv.Query) (kv.Page, error) {
-	if err := kv.ValidatePrefix(q.Prefix); err != nil {
+	if err := q.Validate(); err != nil {
 		return kv.Page{}, err
 	}
 	if err := kv.ValidatePrefix(q.Cursor); err != nil {
@@ -230,7 +230,7 @@ func (m *Model) Scan(now int64, q kv.Query) (kv.Page, error) {
 // Replay returns the events that q selects, of a store that holds those from
 // the revision oldest on.
 func (m *Model) Replay(q kv.ReplayQuery, oldest uint64) (kv.Replay, error) {
-	if err := kv.ValidatePrefix(q.Prefix); err != nil {
+	if err := q.Validate(); err != nil {
 		return kv.Replay{}, err
 	}
 	if q.After > m.Revision() || q.After+1 < oldest {

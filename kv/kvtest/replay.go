@@ -14,6 +14,7 @@ func replayChecks() []check {
 		{"prefix and filter", checkReplaySelect},
 		{"parts of a number of events", checkReplayLimit},
 		{"parts of a size", checkReplayMaxBytes},
+		{"a bound below 0", checkReplayBelowZero},
 		{"complete up to its revision", checkReplayComplete},
 		{"older than the ring", checkReplayOld},
 		{"newer than the store", checkReplayNew},
@@ -135,6 +136,14 @@ func checkReplayMaxBytes(e *env) {
 		if !slices.Equal(got, want) {
 			e.Errorf("parts of %d bytes: %v, want %v", bound, got, want)
 		}
+	}
+}
+
+func checkReplayBelowZero(e *env) {
+	s := filled(e)
+	for _, q := range []kv.ReplayQuery{{Limit: -1}, {MaxBytes: -1}} {
+		_, err := s.Store().Replay(s.ctx, q)
+		s.wantErr(fmt.Sprintf("replay %+v", q), err, kv.ErrInvalidArgument)
 	}
 }
 

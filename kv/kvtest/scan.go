@@ -19,6 +19,7 @@ func scanChecks() []check {
 		{"a page filled to the last entry has no cursor", checkScanExactPage},
 		{"a cursor outlives its key", checkScanCursorGone},
 		{"a bad cursor", checkScanBadCursor},
+		{"a bound below 0", checkScanBelowZero},
 		{"keys only", checkScanKeysOnly},
 		{"expired keys are left out", checkScanExpired},
 		{"min revision", checkMinRevision},
@@ -258,6 +259,14 @@ func checkScanBadCursor(e *env) {
 	for _, cursor := range []string{"not a key", "*", "\xff", strings.Repeat("k", kv.MaxKeyLength+1)} {
 		_, err := s.Store().Scan(s.ctx, kv.Query{Cursor: cursor})
 		s.wantErr(fmt.Sprintf("scan with cursor %.40q", cursor), err, kv.ErrInvalidArgument)
+	}
+}
+
+func checkScanBelowZero(e *env) {
+	s := filled(e)
+	for _, q := range []kv.Query{{Limit: -1}, {MaxBytes: -1}} {
+		_, err := s.Store().Scan(s.ctx, q)
+		s.wantErr(fmt.Sprintf("scan %+v", q), err, kv.ErrInvalidArgument)
 	}
 }
 

@@ -9,7 +9,7 @@ import (
 // Replay answers q as [kv.Store.Replay] does. It holds the lock for a few
 // events at a time.
 func (s *Shared) Replay(q kv.ReplayQuery) (kv.Replay, error) {
-	if err := kv.ValidatePrefix(q.Prefix); err != nil {
+	if err := q.Validate(); err != nil {
 		return kv.Replay{}, err
 	}
 	newest := s.Settled()

@@ -98,7 +98,7 @@ func (v *View) version(n *node) *version {
 // Scan returns the page of entries that q selects, without those whose
 // deadline is not after now. Its errors are those of [kv.Store.Scan].
 func (v *View) Scan(q kv.Query, now time.Time) (kv.Page, error) {
-	if err := kv.ValidatePrefix(q.Prefix); err != nil {
+	if err := q.Validate(); err != nil {
 		return kv.Page{}, err
 	}
 	if err := kv.ValidatePrefix(q.Cursor); err != nil {
