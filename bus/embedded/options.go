@@ -11,15 +11,13 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 )
 
 const (
-	defaultHost         = "127.0.0.1"
-	defaultPort         = server.DEFAULT_PORT
-	defaultStartTimeout = 30 * time.Second
+	defaultHost = "127.0.0.1"
+	defaultPort = server.DEFAULT_PORT
 )
 
 // Options configure a server. The zero value is a server on 127.0.0.1:4222 that
@@ -71,11 +69,6 @@ type Options struct {
 	// file; one in both is an error.
 	Cluster Cluster
 
-	// StartTimeout bounds [Start]. Zero: 30 seconds, and with JetStream nothing
-	// but the context: it reads its files first, which takes as long as they
-	// are large and their disk is slow.
-	StartTimeout time.Duration
-
 	// Logger gets nats-server's log. Nil: nobody.
 	Logger *slog.Logger
 }
@@ -85,9 +78,6 @@ type Options struct {
 func (o Options) natsOptions(logger *slog.Logger) (*server.Options, error) {
 	if o.MaxPayload < 0 || o.MaxPayload > math.MaxInt32 {
 		return nil, fmt.Errorf("embedded: MaxPayload is %d bytes: must be from 0 to %d", o.MaxPayload, math.MaxInt32)
-	}
-	if o.StartTimeout < 0 {
-		return nil, fmt.Errorf("embedded: StartTimeout is %v: must not be negative", o.StartTimeout)
 	}
 	so := &server.Options{
 		// nats-server itself gets this one from a flag's default, so that a
@@ -124,14 +114,6 @@ func (o Options) natsOptions(logger *slog.Logger) (*server.Options, error) {
 		return nil, err
 	}
 	return so, nil
-}
-
-// startTimeout is how long a server may take to start; 0 is no bound.
-func (o Options) startTimeout(jetStream bool) time.Duration {
-	if o.StartTimeout == 0 && !jetStream {
-		return defaultStartTimeout
-	}
-	return o.StartTimeout
 }
 
 func (o Options) applyServerName(so *server.Options, logger *slog.Logger) {

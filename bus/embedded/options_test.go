@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 )
@@ -137,7 +136,6 @@ func TestOptionsRefused(t *testing.T) {
 		"payload over the wire":  {Options{MaxPayload: math.MaxInt32 + 1}, "MaxPayload is 2147483648 bytes: must be"},
 		"lines of a file":        {Options{MaxControlLine: 1025, ConfigFile: writeFile(t, "max_control_line: 1024")}, "max_control_line is 1024 bytes: must be at least 1025"},
 		"lines of the default":   {Options{MaxControlLine: 4097}, "max_control_line is 4096 bytes: must be at least 4097"},
-		"timeout below 0":        {Options{StartTimeout: -1}, "StartTimeout is -1ns: must not be negative"},
 		"JetStream nowhere":      {Options{JetStream: true}, "without a StoreDir"},
 		"store for nothing":      {Options{StoreDir: "/a"}, `StoreDir is "/a": has no use unless`},
 		"SyncAlways for nothing": {Options{SyncAlways: true}, "SyncAlways is set: has no use unless"},
@@ -149,18 +147,6 @@ func TestOptionsRefused(t *testing.T) {
 				t.Errorf("error is %v, want one with %q", err, tt.want)
 			}
 		})
-	}
-}
-
-// However much JetStream has to read, nobody has to know how long it takes.
-func TestStartIsUnboundedWithJetStream(t *testing.T) {
-	for opts, want := range map[*Options][2]time.Duration{ // without JetStream, with it
-		{}:                          {defaultStartTimeout, 0},
-		{StartTimeout: time.Second}: {time.Second, time.Second},
-	} {
-		if got := [2]time.Duration{opts.startTimeout(false), opts.startTimeout(true)}; got != want {
-			t.Errorf("%+v bounds a start by %v, want %v", *opts, got, want)
-		}
 	}
 }
 

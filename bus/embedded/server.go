@@ -21,6 +21,10 @@ const (
 	// listens. nats-server spins if it is asked for 25ms or less.
 	readyPoll = 30 * time.Millisecond
 
+	// startTimeout is how long a server without JetStream may take to start. With it,
+	// a start takes as long as its files are large and their disk is slow.
+	startTimeout = 30 * time.Second
+
 	// startRepeat is how often the log says that a server is still starting.
 	startRepeat = 5 * time.Second
 
@@ -60,8 +64,8 @@ type Server struct {
 }
 
 // Start starts a server and returns when it takes connections. It ends with an
-// error when ctx does, or after [Options.StartTimeout], which JetStream does not
-// have by default; ctx does not bound the server's life after that.
+// error when ctx does, and without JetStream after 30 seconds; ctx does not bound
+// the server's life after that.
 //
 // The error names the option, the config file or the address that is at fault.
 // It wraps the cause where there is one: [os.ErrNotExist] of a config file,
@@ -118,9 +122,9 @@ func Start(ctx context.Context, opts Options) (*Server, error) {
 	}
 	given := inputs(so) // The server owns the rest of so from here on.
 	ready := ctx
-	if timeout := opts.startTimeout(so.JetStream); timeout > 0 {
+	if !so.JetStream {
 		var cancel context.CancelFunc
-		ready, cancel = context.WithTimeoutCause(ctx, timeout, fmt.Errorf("not ready after %v", timeout))
+		ready, cancel = context.WithTimeoutCause(ctx, startTimeout, fmt.Errorf("not ready after %v", startTimeout))
 		defer cancel()
 	}
 	if err := s.start(ready); err != nil {

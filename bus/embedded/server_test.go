@@ -16,6 +16,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"kvbus/bus/bustest"
 	"kvbus/bus/embedded"
 )
 
@@ -180,8 +181,33 @@ func TestStartEndsWithItsContext(t *testing.T) {
 	}
 }
 
-func TestStartTimeout(t *testing.T) {
-	requireIn(t, refused(t, embedded.Options{StartTimeout: 1}), "not ready after 1ns")
+// onWrite is done when the log has something.
+type onWrite func()
+
+func (f onWrite) Write(p []byte) (int, error) {
+	f()
+	return len(p), nil
+}
+
+// A start that is given up leaves nothing running.
+func TestStartEndsWithItsContextMeanwhile(t *testing.T) {
+	cause := errors.New("enough")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	address := bustest.FreeAddress(t)
+	s, err := embedded.Start(ctx, embedded.Options{
+		Listen:     address,
+		ServerName: "a",
+		ConfigFile: writeFile(t, "nats-server.conf", "server_name: b"), // which the log tells
+		Logger:     slog.New(slog.NewTextHandler(onWrite(func() { cancel(cause) }), nil)),
+	})
+	if !errors.Is(err, cause) {
+		t.Fatalf("server is %v, error is %v", s, err)
+	}
+	free, err := net.Listen("tcp", address)
+	if err != nil {
+		t.Fatalf("the port is not free: %v", err)
+	}
+	free.Close()
 }
 
 // A start may take long where JetStream has much to read, and goes on: here it
