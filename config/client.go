@@ -5,8 +5,8 @@ import (
 	"net"
 )
 
-// DefaultListen is where an embedded server listens that nobody tells where.
-const DefaultListen = "127.0.0.1:4222"
+// defaultListen is where an embedded server listens that nobody tells where.
+const defaultListen = "127.0.0.1:4222"
 
 // client returns what of c concerns a client of the service, over the defaults:
 // how it logs, where its server is and by which prefix. Where no external server
@@ -14,7 +14,7 @@ const DefaultListen = "127.0.0.1:4222"
 func (c Config) client() Config {
 	client := Default()
 	client.Log, client.NATS, client.Bus = c.Log, c.NATS, c.Bus
-	host, port, err := net.SplitHostPort(cmp.Or(c.NATS.Listen, DefaultListen))
+	host, port, err := net.SplitHostPort(cmp.Or(c.NATS.Listen, defaultListen))
 	if err != nil {
 		return client // validation tells what is wrong with it
 	}
@@ -26,7 +26,7 @@ func (c Config) client() Config {
 		host = "127.0.0.1"
 	}
 	if port == "0" {
-		_, port, _ = net.SplitHostPort(DefaultListen) // which one it got is not known
+		_, port, _ = net.SplitHostPort(defaultListen) // which one it got is not known
 	}
 	client.NATS.URL = URLs("nats://" + net.JoinHostPort(host, port))
 	return client
