@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -105,11 +106,19 @@ func (s *Store) isSnapshotDue() bool {
 	}); err != nil {
 		return false
 	}
-	share := func(n int64) int64 { return n + n/4*int64(place) }
-	if due.bytes >= share(s.opts.SnapshotBytes) {
+	if due.bytes >= staggered(s.opts.SnapshotBytes, place) {
 		return true
 	}
-	return s.applied.Load() > due.sequence && time.Since(due.since) >= time.Duration(share(int64(s.opts.SnapshotAge)))
+	return s.applied.Load() > due.sequence && time.Since(due.since) >= staggered(s.opts.SnapshotAge, place)
+}
+
+// staggered is how much it takes for the worker in that place, where it takes n for the
+// first.
+func staggered[T int64 | time.Duration](n T, place int) T {
+	if place > 0 && n/4 > (math.MaxInt64-n)/T(place) {
+		return math.MaxInt64
+	}
+	return n + n/4*T(place)
 }
 
 // removeOld removes snapshots and log records that nobody needs any more: those
