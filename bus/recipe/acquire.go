@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"time"
 
@@ -178,7 +179,7 @@ func (a *acquirer) await(ctx context.Context) (*Lock, error) {
 	if lock, err := a.try(ctx); !errors.Is(err, ErrHeld) {
 		return lock, err
 	}
-	fallback := time.AfterFunc(a.life(ctx)+grace, cancel)
+	fallback := time.AfterFunc(withGrace(a.life(ctx)), cancel)
 	defer fallback.Stop()
 	for event, err := range events {
 		switch _, lagged := errors.AsType[*kv.LagError](err); {
@@ -188,7 +189,7 @@ func (a *acquirer) await(ctx context.Context) (*Lock, error) {
 		case err != nil:
 			return nil, err
 		case event.Kind == kv.EventSet || event.Kind == kv.EventTouch:
-			fallback.Reset(a.lifeAfter(event) + grace)
+			fallback.Reset(withGrace(a.lifeAfter(event)))
 			continue
 		}
 		if lock, err := a.try(ctx); !errors.Is(err, ErrHeld) {
@@ -197,6 +198,9 @@ func (a *acquirer) await(ctx context.Context) (*Lock, error) {
 	}
 	return nil, ErrHeld
 }
+
+// withGrace adds the grace to a life, which may be as long as a duration can be.
+func withGrace(life time.Duration) time.Duration { return min(life, math.MaxInt64-grace) + grace }
 
 // life returns how long the holder has, as far as can be told: the clock of the
 // store may be another, so it is the own TTL at most.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"iter"
+	"math"
 	"strings"
 	"sync"
 	"testing"
@@ -169,6 +170,28 @@ func TestWaiterNeedsNoEvents(t *testing.T) {
 		}
 		unlock(t, next)
 		_ = l.Unlock(t.Context()) // it is lost
+	})
+}
+
+// Who wants a lock for ever, and finds a key that never ends, waits for its event.
+func TestWaiterOfTheLongestLock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &strained{Store: newStore(t)}
+		if _, err := kv.Of(store.Store).Set(t.Context(), "lock", "for ever"); err != nil {
+			t.Fatal(err)
+		}
+		store.when(func(ctx context.Context, cmd kv.Command) (kv.Result, error) {
+			if store.requests.Load() > 10 {
+				t.Fatal("it asks again and again")
+			}
+			return store.Store.Do(ctx, cmd)
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		_, err := recipe.Acquire(ctx, store, "lock", recipe.LockOptions{TTL: math.MaxInt64})
+		if !errors.Is(err, recipe.ErrHeld) || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("an hour later: %v", err)
+		}
 	})
 }
 
