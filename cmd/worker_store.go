@@ -18,31 +18,33 @@ func (w *worker) durable() bool { return w.cfg.Store.DataDir != "" || w.cfg.Stor
 // openStore opens the durable store where there is a place for its data, and
 // makes one in memory where there is none.
 func (w *worker) openStore(ctx context.Context) (kv.Store, error) {
-	limits := kv.Limits{
-		MaxKeys:      int64(w.cfg.Store.MaxKeys),
-		MaxValueSize: int64(w.cfg.Store.MaxValueSize),
-		MaxBytes:     int64(w.cfg.Store.MaxBytes),
+	if w.durable() {
+		return w.openDurable(ctx)
+	}
+	return memory.New(memory.Options{
+		Limits:       w.limits(),
+		ReplayEvents: w.cfg.Store.Replay.MaxEvents,
+		ReplayBytes:  int64(w.cfg.Store.Replay.MaxBytes),
+	}), nil
+}
 
-		MaxRequestIDs: int64(w.cfg.Store.RequestIDs.Max),
-		MaxRequestAge: w.cfg.Store.RequestIDs.MaxAge,
+func (w *worker) limits() kv.Limits {
+	s := w.cfg.Store
+	return kv.Limits{
+		MaxKeys:       int64(s.MaxKeys),
+		MaxValueSize:  int64(s.MaxValueSize),
+		MaxBytes:      int64(s.MaxBytes),
+		MaxRequestIDs: int64(s.RequestIDs.Max),
+		MaxRequestAge: s.RequestIDs.MaxAge,
 	}
-	replay := w.cfg.Store.Replay
-	if !w.durable() {
-		return memory.New(memory.Options{
-			Limits:       limits,
-			ReplayEvents: replay.MaxEvents,
-			ReplayBytes:  int64(replay.MaxBytes),
-		}), nil
-	}
-	consistency := kv.Linearizable
-	if w.cfg.Store.Consistency == "eventual" {
-		consistency = kv.Eventual
-	}
+}
+
+// openDurable opens the store on its log, and looks after it and after the disk of the
+// worker's own server.
+func (w *worker) openDurable(ctx context.Context) (kv.Store, error) {
 	opening, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	syncAlways := w.cfg.Store.SyncAlways
 	if w.server != nil {
-		syncAlways = w.server.SyncAlways() // the file may have another
 		w.routines.Go(func() {
 			watchDisk(w.background, w.hasJetStream, func(err error) {
 				cancel(err) // the log could be waited for in vain
@@ -50,25 +52,7 @@ func (w *worker) openStore(ctx context.Context) (kv.Store, error) {
 			})
 		})
 	}
-	store, err := replicated.Open(opening, w.requests, replicated.Options{
-		Prefix:            w.cfg.Bus.Prefix,
-		Replicas:          w.cfg.Store.Replicas,
-		NewReplicas:       w.cfg.NewReplicas(),
-		Alone:             w.server != nil && !w.server.JetStreamClustered(),
-		Limits:            limits,
-		ReplayEvents:      replay.MaxEvents,
-		ReplayBytes:       int64(replay.MaxBytes),
-		Consistency:       consistency,
-		Timeout:           w.cfg.Store.RequestTimeout,
-		MaxPending:        4 * min(w.cfg.Service.MaxPending, math.MaxInt32),
-		SyncAlways:        syncAlways,
-		MaxLogBytes:       int64(w.cfg.Store.LogMaxBytes),
-		MaxSnapshotsBytes: int64(w.cfg.Store.SnapshotsMaxBytes),
-		SnapshotBytes:     int64(w.cfg.Store.SnapshotBytes),
-		SnapshotAge:       w.cfg.Store.SnapshotMaxAge,
-		Cursor:            watchbridge.Cursor,
-		Logger:            w.logger,
-	})
+	store, err := replicated.Open(opening, w.requests, w.durableOptions())
 	if err != nil {
 		if cause := context.Cause(opening); cause != nil && ctx.Err() == nil {
 			err = cause // of who watches the disk
@@ -99,4 +83,35 @@ func (w *worker) openStore(ctx context.Context) (kv.Store, error) {
 		}
 	}
 	return store, nil
+}
+
+func (w *worker) durableOptions() replicated.Options {
+	s := w.cfg.Store
+	consistency := kv.Linearizable
+	if s.Consistency == "eventual" {
+		consistency = kv.Eventual
+	}
+	syncAlways := s.SyncAlways
+	if w.server != nil {
+		syncAlways = w.server.SyncAlways() // the file may have another
+	}
+	return replicated.Options{
+		Prefix:            w.cfg.Bus.Prefix,
+		Replicas:          s.Replicas,
+		NewReplicas:       w.cfg.NewReplicas(),
+		Alone:             w.server != nil && !w.server.JetStreamClustered(),
+		Limits:            w.limits(),
+		ReplayEvents:      s.Replay.MaxEvents,
+		ReplayBytes:       int64(s.Replay.MaxBytes),
+		Consistency:       consistency,
+		Timeout:           s.RequestTimeout,
+		MaxPending:        4 * min(w.cfg.Service.MaxPending, math.MaxInt32),
+		SyncAlways:        syncAlways,
+		MaxLogBytes:       int64(s.LogMaxBytes),
+		MaxSnapshotsBytes: int64(s.SnapshotsMaxBytes),
+		SnapshotBytes:     int64(s.SnapshotBytes),
+		SnapshotAge:       s.SnapshotMaxAge,
+		Cursor:            watchbridge.Cursor,
+		Logger:            w.logger,
+	}
 }

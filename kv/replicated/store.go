@@ -101,29 +101,13 @@ func Open(ctx context.Context, nc *nats.Conn, opts Options) (*Store, error) {
 }
 
 func (s *Store) start(ctx context.Context) error {
-	var since time.Time // another log is heard of
-	err := patiently(ctx, s.logger, "open the log "+streamName(s.opts.Prefix), func() error {
-		ctx, cancel := context.WithTimeout(ctx, apiTimeout)
-		defer cancel()
-		err := s.openLog(ctx)
-		switch {
-		case !errors.Is(err, errTwoLogs):
-			since = time.Time{}
-		case since.IsZero():
-			since = time.Now()
-			fallthrough
-		case time.Since(since) < 2*apiTimeout:
-			err = fmt.Errorf("%w: %w", errNotYet, err) // it may be this one, of which the server has not heard yet
-		}
-		return s.asked(err)
-	})
-	if err != nil {
+	if err := s.awaitLog(ctx); err != nil {
 		return err
 	}
 	if err := s.answerNeighbours(); err != nil {
 		return err
 	}
-	err = patiently(ctx, s.logger, "load the snapshots "+streamName(s.opts.Prefix), func() (err error) {
+	err := patiently(ctx, s.logger, "load the snapshots "+streamName(s.opts.Prefix), func() (err error) {
 		if s.snapshots, err = s.openSnapshots(ctx); err == nil {
 			err = s.load(ctx)
 		}
@@ -168,6 +152,28 @@ func (s *Store) start(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// awaitLog opens the log, and makes it if there is none. Another log that is heard of
+// may be this one, of which the server has not heard yet: it fails with [errTwoLogs] a
+// while later.
+func (s *Store) awaitLog(ctx context.Context) error {
+	var since time.Time // another log is heard of
+	return patiently(ctx, s.logger, "open the log "+streamName(s.opts.Prefix), func() error {
+		ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+		defer cancel()
+		err := s.openLog(ctx)
+		switch {
+		case !errors.Is(err, errTwoLogs):
+			since = time.Time{}
+		case since.IsZero():
+			since = time.Now()
+			fallthrough
+		case time.Since(since) < 2*apiTimeout:
+			err = fmt.Errorf("%w: %w", errNotYet, err)
+		}
+		return s.asked(err)
+	})
 }
 
 func (s *Store) machineOptions() machine.Options {
