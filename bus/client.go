@@ -94,16 +94,12 @@ func NewClient(nc *nats.Conn, opts ClientOptions) (*Client, error) {
 }
 
 func (o ClientOptions) withDefaults() (ClientOptions, error) {
-	for _, bound := range []struct {
-		name  string
-		value int64
-	}{
+	err := checkBounds([]bound{
 		{"Timeout", int64(o.Timeout)}, {"AttemptTimeout", int64(o.AttemptTimeout)}, {"RepeatWindow", int64(o.RepeatWindow)},
 		{"MaxCalls", int64(o.MaxCalls)}, {"MaxAnswerBytes", int64(o.MaxAnswerBytes)},
-	} {
-		if bound.value < 0 {
-			return o, fmt.Errorf("%w: %s is %d; it is 0 (the default) or more", kv.ErrInvalidArgument, bound.name, bound.value)
-		}
+	})
+	if err != nil {
+		return o, err
 	}
 	fill(&o.Timeout, DefaultTimeout)
 	fill(&o.AttemptTimeout, DefaultAttemptTimeout)

@@ -152,12 +152,6 @@ func (o FollowOptions) withDefaults() FollowOptions {
 	return o
 }
 
-func fill[T int | time.Duration](field *T, value T) {
-	if *field == 0 {
-		*field = value
-	}
-}
-
 func (o FollowOptions) validate() error {
 	if err := kv.ValidatePrefix(o.Prefix); err != nil {
 		return err
@@ -165,16 +159,8 @@ func (o FollowOptions) validate() error {
 	if _, set := o.Start.Revision(); set && o.State {
 		return fmt.Errorf("%w: a watch starts with the current state or after a revision, not both", kv.ErrInvalidArgument)
 	}
-	for _, bound := range []struct {
-		name  string
-		value int64
-	}{
+	return checkBounds([]bound{
 		{"MaxPending", int64(o.MaxPending)}, {"MaxPendingBytes", int64(o.MaxPendingBytes)}, {"PageSize", int64(o.PageSize)},
 		{"AuditInterval", int64(o.AuditInterval)}, {"Silence", int64(o.Silence)}, {"Settle", int64(o.Settle)},
-	} {
-		if bound.value < 0 {
-			return fmt.Errorf("%w: %s is %d; it is 0 (the default) or more", kv.ErrInvalidArgument, bound.name, bound.value)
-		}
-	}
-	return nil
+	})
 }
