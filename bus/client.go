@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math"
@@ -101,11 +102,11 @@ func (o ClientOptions) withDefaults() (ClientOptions, error) {
 	if err != nil {
 		return o, err
 	}
-	fill(&o.Timeout, DefaultTimeout)
-	fill(&o.AttemptTimeout, DefaultAttemptTimeout)
-	fill(&o.RepeatWindow, DefaultRepeatWindow)
-	fill(&o.MaxCalls, DefaultMaxCalls)
-	fill(&o.MaxAnswerBytes, DefaultMaxAnswerBytes)
+	o.Timeout = cmp.Or(o.Timeout, DefaultTimeout)
+	o.AttemptTimeout = cmp.Or(o.AttemptTimeout, DefaultAttemptTimeout)
+	o.RepeatWindow = cmp.Or(o.RepeatWindow, DefaultRepeatWindow)
+	o.MaxCalls = cmp.Or(o.MaxCalls, DefaultMaxCalls)
+	o.MaxAnswerBytes = cmp.Or(o.MaxAnswerBytes, DefaultMaxAnswerBytes)
 	return o, nil
 }
 

@@ -2,7 +2,6 @@ package bus
 
 import (
 	"fmt"
-	"time"
 
 	"kvbus/kv"
 )
@@ -20,11 +19,4 @@ func checkBounds(bounds []bound) error {
 		}
 	}
 	return nil
-}
-
-// fill gives a field that is zero its default.
-func fill[T int | time.Duration](field *T, value T) {
-	if *field == 0 {
-		*field = value
-	}
 }

@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"cmp"
 	"fmt"
 	"time"
 
@@ -143,12 +144,12 @@ type Notice struct {
 
 // withDefaults fills in what is zero.
 func (o FollowOptions) withDefaults() FollowOptions {
-	fill(&o.MaxPending, DefaultMaxPending)
-	fill(&o.MaxPendingBytes, DefaultMaxPendingBytes)
-	fill(&o.PageSize, DefaultPageSize)
-	fill(&o.AuditInterval, DefaultAuditInterval)
-	fill(&o.Silence, DefaultSilence)
-	fill(&o.Settle, DefaultSettle)
+	o.MaxPending = cmp.Or(o.MaxPending, DefaultMaxPending)
+	o.MaxPendingBytes = cmp.Or(o.MaxPendingBytes, DefaultMaxPendingBytes)
+	o.PageSize = cmp.Or(o.PageSize, DefaultPageSize)
+	o.AuditInterval = cmp.Or(o.AuditInterval, DefaultAuditInterval)
+	o.Silence = cmp.Or(o.Silence, DefaultSilence)
+	o.Settle = cmp.Or(o.Settle, DefaultSettle)
 	return o
 }
 

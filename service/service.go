@@ -45,6 +45,7 @@
 package service
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -170,15 +171,9 @@ func Start(ctx context.Context, nc *nats.Conn, store kv.Store, opts Options) (*S
 }
 
 func newService(nc *nats.Conn, store kv.Store, opts Options) (*Service, error) {
-	if opts.MaxPending == 0 {
-		opts.MaxPending = DefaultMaxPending
-	}
-	if opts.MaxPendingBytes == 0 {
-		opts.MaxPendingBytes = DefaultMaxPendingBytes
-	}
-	if opts.ClaimWait == 0 {
-		opts.ClaimWait = DefaultClaimWait
-	}
+	opts.MaxPending = cmp.Or(opts.MaxPending, DefaultMaxPending)
+	opts.MaxPendingBytes = cmp.Or(opts.MaxPendingBytes, DefaultMaxPendingBytes)
+	opts.ClaimWait = cmp.Or(opts.ClaimWait, DefaultClaimWait)
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}

@@ -1,6 +1,7 @@
 package watchbridge
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -89,6 +90,8 @@ func Start(source Source, opts Options) *Bridge {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
+	opts.BurstHeartbeat = cmp.Or(opts.BurstHeartbeat, burstHeartbeat)
+	opts.IdleHeartbeat = cmp.Or(opts.IdleHeartbeat, idleHeartbeat)
 	ctx, cancel := context.WithCancel(context.Background())
 	b := &Bridge{
 		source:   source,
@@ -97,12 +100,6 @@ func Start(source Source, opts Options) *Bridge {
 		advanced: make(chan struct{}, 1),
 		cancel:   cancel,
 		done:     make(chan struct{}),
-	}
-	if b.opts.BurstHeartbeat == 0 {
-		b.opts.BurstHeartbeat = burstHeartbeat
-	}
-	if b.opts.IdleHeartbeat == 0 {
-		b.opts.IdleHeartbeat = idleHeartbeat
 	}
 	if _, shared := source.(Log); !shared {
 		b.epoch = rand.Text()

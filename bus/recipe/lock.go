@@ -1,6 +1,7 @@
 package recipe
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -39,9 +40,7 @@ type LockOptions struct {
 }
 
 func (o LockOptions) withDefaults() (LockOptions, error) {
-	if o.TTL == 0 {
-		o.TTL = DefaultTTL
-	}
+	o.TTL = cmp.Or(o.TTL, DefaultTTL)
 	if o.TTL < MinTTL {
 		return o, fmt.Errorf("%w: a lock of %v; it is %v or more", kv.ErrInvalidArgument, o.TTL, MinTTL)
 	}

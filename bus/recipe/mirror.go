@@ -1,6 +1,7 @@
 package recipe
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -86,12 +87,8 @@ func NewMirror(source Source, opts MirrorOptions) (*Mirror, error) {
 	if err := kv.ValidatePrefix(opts.Prefix); err != nil {
 		return nil, err
 	}
-	if opts.MaxKeys == 0 {
-		opts.MaxKeys = DefaultMirrorKeys
-	}
-	if opts.MaxBytes == 0 {
-		opts.MaxBytes = DefaultMirrorBytes
-	}
+	opts.MaxKeys = cmp.Or(opts.MaxKeys, DefaultMirrorKeys)
+	opts.MaxBytes = cmp.Or(opts.MaxBytes, DefaultMirrorBytes)
 	ctx, cancel := context.WithCancel(context.Background())
 	m := &Mirror{
 		source:  source,

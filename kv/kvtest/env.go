@@ -1,6 +1,7 @@
 package kvtest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,12 +21,8 @@ type env struct {
 }
 
 func newEnv(t testing.TB, cfg Config) *env {
-	if cfg.ExpiryBound == 0 {
-		cfg.ExpiryBound = 10 * time.Millisecond
-	}
-	if cfg.Patience == 0 {
-		cfg.Patience = 30 * time.Second
-	}
+	cfg.ExpiryBound = cmp.Or(cfg.ExpiryBound, 10*time.Millisecond)
+	cfg.Patience = cmp.Or(cfg.Patience, 30*time.Second)
 	return &env{t, cfg}
 }
 

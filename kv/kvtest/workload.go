@@ -1,6 +1,7 @@
 package kvtest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -44,27 +45,13 @@ type LinearizabilityOptions struct {
 }
 
 func (o *LinearizabilityOptions) setDefaults(stores int) {
-	if o.Clients == 0 {
-		o.Clients = max(4, stores)
-	}
-	if o.Keys == 0 {
-		o.Keys = 3
-	}
-	if o.Prefix == "" {
-		o.Prefix = "linearizable."
-	}
-	if o.Operations == 0 {
-		o.Operations = 200
-	}
-	if o.Timeout == 0 {
-		o.Timeout = 5 * time.Second
-	}
-	if o.Seed == 0 {
-		o.Seed = rand.Uint64()
-	}
-	if o.Patience == 0 {
-		o.Patience = 30 * time.Second
-	}
+	o.Clients = cmp.Or(o.Clients, max(4, stores))
+	o.Keys = cmp.Or(o.Keys, 3)
+	o.Prefix = cmp.Or(o.Prefix, "linearizable.")
+	o.Operations = cmp.Or(o.Operations, 200)
+	o.Timeout = cmp.Or(o.Timeout, 5*time.Second)
+	o.Seed = cmp.Or(o.Seed, rand.Uint64())
+	o.Patience = cmp.Or(o.Patience, 30*time.Second)
 }
 
 // CheckLinearizable has clients work on stores that share their state, and fails

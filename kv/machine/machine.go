@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"cmp"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -87,15 +88,9 @@ type version struct {
 
 // New returns an empty machine at revision 0.
 func New(opts Options) *Machine {
-	if opts.ReplayEvents == 0 {
-		opts.ReplayEvents = DefaultReplayEvents
-	}
-	if opts.ReplayBytes == 0 {
-		opts.ReplayBytes = DefaultReplayBytes
-	}
 	m := &Machine{
 		limits: opts.Limits,
-		ring:   newRing(opts.ReplayEvents, opts.ReplayBytes),
+		ring:   newRing(cmp.Or(opts.ReplayEvents, DefaultReplayEvents), cmp.Or(opts.ReplayBytes, DefaultReplayBytes)),
 	}
 	m.table.init()
 	return m
