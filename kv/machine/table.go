@@ -10,16 +10,17 @@ import (
 // look things up at the same time without waiting.
 //
 // It is an extendible hash: a directory, indexed by the leading bits of the
-// hash, of segments that split and shed their tombstones one at a time, so that
-// no single insert pays for the size of the table. A segment that is replaced
-// stays as it was for the readers that are still in it; they find what was
-// there when they started, which is as good as having read then.
+// hash, of segments that split, shed their tombstones and merge again one at a
+// time, so that no single insert or removal pays for the size of the table. A
+// segment that is replaced stays as it was for the readers that are still in it;
+// they find what was there when they started, which is as good as having read then.
 //
 // The seed is random. It can't be seen in any answer: nothing is listed in the
 // order of the table.
 type table struct {
 	seed      maphash.Seed
 	directory atomic.Pointer[directory]
+	deepest   int // segments that need all bits of the directory; the writer's
 }
 
 type directory struct {
@@ -69,6 +70,10 @@ func matches(tags, tag uint64) uint64 {
 const (
 	segmentGroups = 64
 	maxDepth      = 32 // leading bits of the hash that the directory may use
+
+	// Two segments that have no more nodes than this merge: half of what the halves of
+	// a split have, so that keys which come and go don't split and merge them in turn.
+	mergedMost = segmentGroups * groupSlots / 4
 )
 
 func (t *table) init() {
@@ -76,6 +81,7 @@ func (t *table) init() {
 	d := &directory{segments: make([]atomic.Pointer[segment], 1)}
 	d.segments[0].Store(&segment{})
 	t.directory.Store(d)
+	t.deepest = 1
 }
 
 func (t *table) hash(key string) uint64 { return maphash.String(t.seed, key) }
@@ -150,6 +156,7 @@ func (t *table) remove(n *node) {
 			s.live--
 			g.setTag(slot, tag)
 			g.nodes[slot].Store(nil)
+			t.shrink(hash, s)
 			return
 		}
 	}
@@ -190,7 +197,7 @@ func (t *table) grow(hash uint64, s *segment) {
 	for n := range s.all {
 		next.insert(t.hash(n.key), n)
 	}
-	t.replace(hash, s, next)
+	t.replace(hash, next)
 }
 
 // all iterates over the live nodes of a segment.
@@ -204,10 +211,11 @@ func (s *segment) all(yield func(*node) bool) {
 	}
 }
 
-// replace puts next in all places of the directory that hold s.
-func (t *table) replace(hash uint64, s, next *segment) {
+// replace puts next in all places of the directory for the bits that hash shares with
+// its nodes.
+func (t *table) replace(hash uint64, next *segment) {
 	d := t.directory.Load()
-	span := 1 << (d.depth - s.depth)
+	span := 1 << (d.depth - next.depth)
 	first := int(hash>>1>>(63-d.depth)) &^ (span - 1)
 	for i := first; i < first+span; i++ {
 		d.segments[i].Store(next)
@@ -225,7 +233,10 @@ func (t *table) split(hash uint64, s *segment) {
 			doubled.segments[2*i+1].Store(old)
 		}
 		t.directory.Store(doubled)
-		d = doubled
+		d, t.deepest = doubled, 0
+	}
+	if s.depth+1 == d.depth {
+		t.deepest += 2
 	}
 	halves := [2]*segment{{depth: s.depth + 1}, {depth: s.depth + 1}}
 	for n := range s.all {
@@ -236,5 +247,46 @@ func (t *table) split(hash uint64, s *segment) {
 	first := int(hash>>1>>(63-d.depth)) &^ (span - 1)
 	for i := range span {
 		d.segments[first+i].Store(halves[i/(span/2)])
+	}
+}
+
+// shrink merges the segment of hash with the other half of what was split once, and
+// that again, as long as both have few nodes.
+func (t *table) shrink(hash uint64, s *segment) {
+	for s.depth > 0 && s.live <= mergedMost {
+		d := t.directory.Load()
+		other := d.at(hash ^ 1<<(64-s.depth)).Load()
+		if other.depth != s.depth || s.live+other.live > mergedMost {
+			return
+		}
+		merged := &segment{depth: s.depth - 1}
+		for _, half := range [...]*segment{s, other} {
+			for n := range half.all {
+				merged.insert(t.hash(n.key), n)
+			}
+		}
+		t.replace(hash, merged)
+		if s.depth == d.depth {
+			t.deepest -= 2
+			t.halve()
+		}
+		s = merged
+	}
+}
+
+// halve makes the directory as small as the segments allow.
+func (t *table) halve() {
+	d := t.directory.Load()
+	for t.deepest == 0 && d.depth > 0 {
+		halved := &directory{depth: d.depth - 1, segments: make([]atomic.Pointer[segment], len(d.segments)/2)}
+		for i := range halved.segments {
+			s := d.segments[2*i].Load()
+			halved.segments[i].Store(s)
+			if s.depth == halved.depth {
+				t.deepest++
+			}
+		}
+		t.directory.Store(halved)
+		d = halved
 	}
 }

@@ -40,8 +40,82 @@ func TestTableAgainstMap(t *testing.T) {
 	}
 }
 
+// A table that was large is as small as one that never was, and finds what is left.
+func TestTableShrinks(t *testing.T) {
+	var table table
+	table.init()
+	const stays = 100
+	for round := range 2 {
+		var nodes []*node
+		for i := range 20_000 {
+			n := newNode(fmt.Sprint("k", round, i))
+			table.put(n)
+			nodes = append(nodes, n)
+		}
+		for i, n := range nodes[stays:] {
+			table.remove(n)
+			if last := nodes[len(nodes)-1]; i%997 == 0 && n != last && table.get(last.key) != last {
+				t.Fatalf("after %d removals %q is not found", i+1, last.key)
+			}
+		}
+		for i, n := range nodes {
+			if want := i < stays; (table.get(n.key) == n) != want {
+				t.Fatalf("get(%q) finds it: %v, want %v", n.key, !want, want)
+			}
+		}
+		for _, n := range nodes[:stays] {
+			table.remove(n)
+		}
+		if n := len(table.directory.Load().segments); n != 1 {
+			t.Errorf("an empty table has a directory of %d places", n)
+		}
+	}
+}
+
+// The writer knows how many segments need the whole directory, which it halves by that.
+func TestTableCountsDeepestSegments(t *testing.T) {
+	r := rand.New(rand.NewPCG(3, 3))
+	var table table
+	table.init()
+	var nodes []*node
+	for wave := range 6 {
+		for want := r.IntN(20_000); len(nodes) != want; {
+			if len(nodes) < want {
+				nodes = append(nodes, newNode(fmt.Sprint(wave, ".", len(nodes))))
+				table.put(nodes[len(nodes)-1])
+			} else {
+				i := r.IntN(len(nodes))
+				table.remove(nodes[i])
+				nodes[i] = nodes[len(nodes)-1]
+				nodes = nodes[:len(nodes)-1]
+			}
+		}
+		d := table.directory.Load()
+		found, deepest := 0, 0
+		var last *segment
+		for i := range d.segments {
+			s := d.segments[i].Load()
+			if s.depth == d.depth {
+				deepest++
+			}
+			if s != last {
+				found += s.live
+			}
+			last = s
+		}
+		if deepest != table.deepest || found != len(nodes) {
+			t.Fatalf("wave %d: %d of %d nodes, %d segments need all bits, %d are counted", wave, found, len(nodes), deepest, table.deepest)
+		}
+		for _, n := range nodes {
+			if table.get(n.key) != n {
+				t.Fatalf("wave %d: %q is not found", wave, n.key)
+			}
+		}
+	}
+}
+
 // A key that is never removed is found at every moment, while the segments
-// around it grow, split and shed tombstones.
+// around it grow, split, shed tombstones and merge.
 func TestTableReadersBesideWriter(t *testing.T) {
 	var table table
 	table.init()
@@ -67,10 +141,10 @@ func TestTableReadersBesideWriter(t *testing.T) {
 		n := newNode(fmt.Sprint("passes", i))
 		table.put(n)
 		if passing = append(passing, n); len(passing) > 5000 {
-			for _, n := range passing[:4000] {
+			for _, n := range passing[:4900] {
 				table.remove(n)
 			}
-			passing = passing[4000:]
+			passing = passing[4900:]
 		}
 	}
 	done.Store(true)
