@@ -23,6 +23,9 @@ func (d deadline) before(e deadline) bool {
 	return d.at < e.at || d.at == e.at && d.revision < e.revision
 }
 
+// keptDeadlines is how many places stay, however short the queue is.
+const keptDeadlines = 1024
+
 // update tells the queue that the node has a new version.
 func (q *deadlines) update(n *node, v *version) {
 	if v.deadline == 0 {
@@ -48,6 +51,7 @@ func (q *deadlines) remove(n *node) {
 	moved := q.heap[last]
 	q.heap[last] = deadline{}
 	q.heap = q.heap[:last]
+	q.shrink()
 	if i == last {
 		return
 	}
@@ -55,6 +59,14 @@ func (q *deadlines) remove(n *node) {
 		q.up(i, moved)
 	} else {
 		q.down(i, moved)
+	}
+}
+
+// shrink gives memory back that a longer queue took. What is left has room to double
+// before it moves again.
+func (q *deadlines) shrink() {
+	if n := len(q.heap); cap(q.heap) > keptDeadlines && n < cap(q.heap)/4 {
+		q.heap = append(make([]deadline, 0, 2*n+1), q.heap...)
 	}
 }
 

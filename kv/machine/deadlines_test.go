@@ -63,3 +63,23 @@ func TestDeadlinesHoldAKeyOnce(t *testing.T) {
 		t.Errorf("no key takes %d places", n)
 	}
 }
+
+// The queue gives back what many deadlines took, and is still in order.
+func TestDeadlinesShrink(t *testing.T) {
+	m := New(Options{ReplayEvents: 1})
+	const many = 20_000
+	for i := range int64(many) {
+		if _, err := m.Apply(1, &kv.Command{Op: kv.OpSet, Key: fmt.Sprint("k", i), TTL: time.Duration(1 + i*7919%many)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for now := int64(2); now <= many; now += 997 {
+		m.Expire(now)
+		if next, ok := m.NextDeadline(); !ok || next != now+1 {
+			t.Fatalf("at %d the next deadline is %d, %v", now, next, ok)
+		}
+		if n := len(m.deadlines.heap); cap(m.deadlines.heap) > max(keptDeadlines, 4*n) {
+			t.Fatalf("%d deadlines take the room of %d", n, cap(m.deadlines.heap))
+		}
+	}
+}
