@@ -39,4 +39,8 @@
 // ordered index; pages and prefixes cost what they return. A [View] is taken in
 // constant time. A remembered request takes about 130 bytes, and the digests of
 // its command a microsecond and another for each 1.5 KiB of value.
+//
+// Memory is in proportion to what there is, not to what there was at most. A
+// removal now and then copies what is left, as an addition does: of a segment,
+// when it is merged, and of the deadlines, or the requests, when most are gone.
 package machine

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"unsafe"
 
 	"kvbus/kv"
@@ -82,9 +83,13 @@ func (r *Request) outcome() (kv.Result, error) {
 // requests are the outcomes that are remembered, in the order of their commands.
 type requests struct {
 	byID map[Digest]*Request
+	room int // how many byID has held at once
 	list requestList
 	tail *requestBlock
 }
+
+// keptRequests is for how many byID has room however few there are.
+const keptRequests = 1024
 
 // A requestList is a part of a list of blocks that is only ever appended to, so
 // that a copy of it stays as it is.
@@ -126,7 +131,7 @@ func (q *requests) add(r Request) {
 	if q.list.count == 0 {
 		q.tail = &requestBlock{}
 		q.list = requestList{head: q.tail}
-		q.byID = make(map[Digest]*Request) // one that was large stays so
+		q.byID, q.room = make(map[Digest]*Request), 0 // one that was large stays so
 	}
 	i := (q.list.skip + q.list.count) % requestBlockSize
 	if i == 0 && q.list.count > 0 {
@@ -136,6 +141,7 @@ func (q *requests) add(r Request) {
 	q.tail.requests[i] = r
 	q.byID[r.ID] = &q.tail.requests[i]
 	q.list.count++
+	q.room = max(q.room, q.list.count)
 }
 
 // forget takes out those that are older than the limits allow, and the oldest
@@ -153,11 +159,22 @@ func (q *requests) forget(limits *kv.Limits, now int64) {
 	for {
 		oldest := &q.list.head.requests[q.list.skip]
 		if now-oldest.Time < int64(age) && int64(q.list.count) <= count {
+			q.shrink()
 			return
 		}
 		delete(q.byID, oldest.ID)
 		q.list.drop()
 	}
+}
+
+// shrink gives memory back that more requests took.
+func (q *requests) shrink() {
+	if q.room <= keptRequests || q.list.count > q.room/8 {
+		return
+	}
+	byID := make(map[Digest]*Request, q.list.count)
+	maps.Copy(byID, q.byID)
+	q.byID, q.room = byID, q.list.count
 }
 
 // digests returns the digests of cmd. Parts that vary in length come after
