@@ -27,6 +27,9 @@ func (s *Store) apply(sequence uint64, now int64, b *batch, size int) {
 			outcomes = make([]outcome, 0, len(b.Commands))
 		}
 		verdict, outcomes = step(m, s.sessions, b, now, outcomes)
+		if own && s.begun == 0 {
+			s.begun = now
+		}
 		s.applied.Store(sequence)
 		s.due.bytes += int64(size + storedOverhead + len(s.appended.subject))
 		due, revision = m.DeadlineBound(), m.Revision()
@@ -41,6 +44,10 @@ func (s *Store) apply(sequence uint64, now int64, b *batch, size int) {
 	wake.Up()
 	s.deadline.set(due)
 }
+
+// place returns how many other workers take their turn before this one. The lock of
+// the machine is held.
+func (s *Store) place() int { return s.sessions.place(s.id, s.begun) }
 
 // step carries out a batch on the machine and the sessions that belong to it.
 // The outcomes of its commands are appended, unless outcomes is nil. What is due

@@ -66,7 +66,7 @@ func (d *deadlineTimer) ring() {
 	due, pending, place := int64(0), false, 0
 	_, err := d.store.shared.Update(func(m *machine.Machine) {
 		due, pending = m.NextDeadline()
-		place = d.store.sessions.place(d.store.id)
+		place = d.store.place()
 	})
 	if err != nil || !pending {
 		return

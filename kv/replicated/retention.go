@@ -102,7 +102,7 @@ func (s *Store) isSnapshotDue() bool {
 	place := 0
 	if _, err := s.shared.Update(func(m *machine.Machine) {
 		due = s.due
-		place = s.sessions.place(s.id)
+		place = s.place()
 	}); err != nil {
 		return false
 	}

@@ -48,15 +48,18 @@ func (s sessions) judge(b *batch, now int64) verdict {
 }
 
 // place returns how many of the workers that were heard of lately come before
-// this one, by their ids: the same order on all of them.
-func (s sessions) place(worker string) int {
+// this one, by their ids: the same order on all of them. Begun is when this one was
+// heard of first, in Unix nanoseconds. Those that were not heard of since then don't
+// count: they may be its own former lives, one more with each restart.
+func (s sessions) place(worker string, begun int64) int {
 	newest := int64(0)
 	for _, session := range s {
 		newest = max(newest, session.Seen)
 	}
+	from := max(begun, newest-int64(sessionRecent))
 	before := 0
 	for _, session := range s {
-		if session.Worker < worker && newest-session.Seen <= int64(sessionRecent) {
+		if session.Worker < worker && session.Seen >= from {
 			before++
 		}
 	}
