@@ -87,9 +87,16 @@ func (q *watchQueue) put(event kv.Event) {
 	}
 }
 
+// keptEvents is for how many events a watch has room however few come.
+const keptEvents = 1024
+
 // take returns all events that wait, and when the first of them came, and leaves
-// the queue spare as its next memory. overflowed says that later ones are lost.
+// the queue spare, which it gave before, as its next memory. overflowed says that later
+// ones are lost.
 func (q *watchQueue) take(spare []kv.Event) (events []kv.Event, since time.Time, overflowed bool) {
+	if cap(spare) > keptEvents && len(spare) < cap(spare)/4 {
+		spare = nil // of a time when the watch was behind
+	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	events, overflowed = q.events, q.overflowed
