@@ -97,7 +97,7 @@ func (f Filter) Match(key string) bool {
 func (f Filter) Literal() string {
 	var b strings.Builder
 	for token := range strings.SplitSeq(f.pattern, ".") {
-		if token == "" || token == "*" || token == ">" {
+		if token == "*" || token == ">" {
 			return b.String()
 		}
 		if token != EmptyToken {
