@@ -11,7 +11,8 @@ import (
 )
 
 func TestParseFilter(t *testing.T) {
-	for _, pattern := range []string{"*", "a", "a.*", "a.>", "*.>", "=", "a.=.b", "=.=", "a.=", "größe.*", "a/b:c-d_e"} {
+	dots := strings.Repeat("=.", kv.MaxKeyLength) // of a key of that many, but for the last token
+	for _, pattern := range []string{"*", "a", "a.*", "a.>", "*.>", "=", "a.=.b", "=.=", "a.=", "größe.*", "a/b:c-d_e", dots + "="} {
 		f, err := kv.ParseFilter(pattern)
 		if err != nil || f.String() != pattern || f.IsZero() {
 			t.Errorf("ParseFilter(%q): %v, zero %v, %v", pattern, f, f.IsZero(), err)
@@ -24,7 +25,7 @@ func TestParseFilter(t *testing.T) {
 		}
 	}
 	for _, pattern := range []string{
-		".", "a.", ".a", "a..b", ">.a", "a.>.b", "a*", "*a", "a>", "**", "=a", "==", "a b", "\xff", "e\u0301", strings.Repeat("k", 2049),
+		".", "a.", ".a", "a..b", ">.a", "a.>.b", "a*", "*a", "a>", "**", "=a", "==", "a b", "\xff", "e\u0301", strings.Repeat("k", 2049), dots + "ab", dots + "=.=",
 	} {
 		if f, err := kv.ParseFilter(pattern); !errors.Is(err, kv.ErrInvalidArgument) {
 			t.Errorf("ParseFilter(%.40q): %v, %v; want %v", pattern, f, err, kv.ErrInvalidArgument)

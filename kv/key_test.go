@@ -26,7 +26,7 @@ func TestValidateKey(t *testing.T) {
 		{"*", false}, {">", false}, {"=", false}, {"a=b", false}, {"+", false}, {",", false}, {";", false}, {"@", false},
 		{"e\u0301", false}, {"\u094d", false}, {"\u200d", false}, {"\ufe0f", false}, {"\ufeff", false},
 		{"😀", false}, {"€", false}, {"\u2010", false}, {"\ufffd", false}, {"\ue000", false},
-		{"\xff", false}, {"a\xe4\xb8", false}, {"\xc0\xaf", false}, {"\xed\xa0\x80", false}, {"\xf4\x90\x80\x80", false},
+		{"\x80", false}, {"\xff", false}, {"a\xe4\xb8", false}, {"\xc0\xaf", false}, {"\xed\xa0\x80", false}, {"\xf4\x90\x80\x80", false},
 	} {
 		err := kv.ValidateKey(c.key)
 		if (err == nil) != c.valid || err != nil && !errors.Is(err, kv.ErrInvalidKey) {
@@ -75,7 +75,7 @@ func TestValidateEachCharacter(t *testing.T) {
 }
 
 func FuzzValidateKey(f *testing.F) {
-	for _, key := range []string{"", "a", "a..b", "größe", "\u0345", "e\u0301", "½", "a b", "*", "\xff", "\ufffd", strings.Repeat("é", 513)} {
+	for _, key := range []string{"", "a", "a..b", "größe", "\u0345", "e\u0301", "½", "a b", "*", "\x80", "\xff", "\ufffd", strings.Repeat("é", 513)} {
 		f.Add(key)
 	}
 	f.Fuzz(func(t *testing.T, key string) {
