@@ -87,6 +87,22 @@ func TestHandleCommands(t *testing.T) {
 	}
 }
 
+// failing is a store that can't be described.
+type failing struct{ kv.Store }
+
+func (failing) Info(context.Context) (kv.Info, error) { return kv.Info{}, kv.ErrUnavailable }
+
+// What can't be asked is not taken for a store without keys and limits.
+func TestHandleInfoFails(t *testing.T) {
+	h := kv.Of(failing{})
+	if _, err := h.Len(t.Context()); !errors.Is(err, kv.ErrUnavailable) {
+		t.Errorf("len: %v, want %v", err, kv.ErrUnavailable)
+	}
+	if _, err := h.Limits(t.Context()); !errors.Is(err, kv.ErrUnavailable) {
+		t.Errorf("limits: %v, want %v", err, kv.ErrUnavailable)
+	}
+}
+
 // An option that would be lost, or mean something else, is refused.
 func TestHandleRefuses(t *testing.T) {
 	ctx, s := t.Context(), &spy{}
@@ -170,6 +186,9 @@ func TestHandleReads(t *testing.T) {
 	}
 	if keys, err := h.Keys(ctx, ""); err != nil || !slices.Equal(keys, []string{"bytes", "text"}) {
 		t.Errorf("keys: %q, %v", keys, err)
+	}
+	if keys, err := kv.Of(&narrow{Store: h.Store()}).Keys(ctx, ""); err != nil || len(keys) != 2 {
+		t.Errorf("keys where no value has room: %q, %v", keys, err)
 	}
 	if n, err := h.Len(ctx); err != nil || n != 2 {
 		t.Errorf("len: %d, %v", n, err)
