@@ -229,14 +229,14 @@ func cluster() config.Config {
 func TestValuesFromFile(t *testing.T) {
 	t.Parallel()
 	cfg, err := layers{file: `
-store: {max_value_size: 2048, max_bytes: 1 GiB, replay: {max_bytes: 1_000_000}}
+store: {max_value_size: 2048, max_bytes: 1 GiB, log_max_bytes: 0, replay: {max_bytes: 1_000_000}}
 service: {drain_timeout: 0s}
 nats: {user: "1", password: "0123"}
 `}.load(t)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if cfg.Store.MaxValueSize != 2048 || cfg.Store.MaxBytes != config.GiB || cfg.Store.Replay.MaxBytes != 1_000_000 {
+	if cfg.Store.MaxValueSize != 2048 || cfg.Store.MaxBytes != config.GiB || cfg.Store.LogMaxBytes != 0 || cfg.Store.Replay.MaxBytes != 1_000_000 {
 		t.Errorf("sizes are %+v", cfg.Store)
 	}
 	if cfg.Service.DrainTimeout != 0 {
@@ -286,6 +286,7 @@ func TestLoadRefuses(t *testing.T) {
 		"too large a number":          {layers{file: "store: {max_keys: 18446744073709551615}"}, []string{"store.max_keys", "outside the range"}},
 		"too long a number":           {layers{env: []string{"KVBUS_STORE__MAX_KEYS=99999999999999999999"}}, []string{"store.max_keys", "outside the range"}},
 		"empty variable for a number": {layers{env: []string{"KVBUS_STORE__MAX_KEYS="}}, []string{`store.max_keys (--max-keys) is ""`, "whole number"}},
+		"word for a duration":         {layers{file: "service: {drain_timeout: soon}"}, []string{`service.drain_timeout (--drain-timeout) is "soon"`, "with a unit", "kvbus.yaml"}},
 		"negative size":               {layers{file: "store: {max_bytes: -1}"}, []string{"store.max_bytes (--max-bytes) is -1", "whole number of bytes"}},
 		"fractional size":             {layers{file: "store: {max_bytes: 1.5}"}, []string{"store.max_bytes (--max-bytes) is 1.5", "whole number of bytes"}},
 		"size that is too large":      {layers{file: "store: {max_bytes: 18446744073709551615}"}, []string{"store.max_bytes", "at most"}},
@@ -335,6 +336,16 @@ func TestLoadReportsAllLayersAtOnce(t *testing.T) {
 	want := "store.max_key stroe KVBUS_COLOR service.drain_timeout store.max_bytes store.max_keys store.replay.max_events"
 	if strings.Join(got, " ") != want {
 		t.Errorf("problems with %q; want %q", got, want)
+	}
+}
+
+// An error names no flag that its command does not have.
+func TestProblemsWithoutFlags(t *testing.T) {
+	t.Parallel()
+	const environ, want = "KVBUS_STORE__MAX_KEYS=-1", "store.max_keys is -1"
+	_, err := config.Load(config.Sources{Environ: []string{environ}, Flags: pflag.NewFlagSet("test", pflag.ContinueOnError)})
+	if err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("error %v; want %q", err, want)
 	}
 }
 

@@ -2,8 +2,10 @@ package config_test
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"strings"
+	"syscall"
 	"testing"
 
 	"kvbus/config"
@@ -57,6 +59,22 @@ func TestPrintedConfigurationMasksSecrets(t *testing.T) {
 	filled := strings.Replace(text, "'***'", "hunter2", 1)
 	if got, err := (layers{file: filled}).load(t); err != nil || got != cfg {
 		t.Errorf("with the secret put back: %+v, %v", got, err)
+	}
+}
+
+// full is a disk without room.
+type full struct{}
+
+func (full) Write([]byte) (int, error) { return 0, syscall.ENOSPC }
+
+// What could not be written is not taken for written.
+func TestPrintFails(t *testing.T) {
+	t.Parallel()
+	if err := config.Default().WriteYAML(full{}); err == nil {
+		t.Error("no error of the configuration")
+	}
+	if err := config.WriteReference(full{}); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("error of the reference %v, want %v", err, syscall.ENOSPC)
 	}
 }
 
