@@ -70,7 +70,11 @@ func TestValidateCluster(t *testing.T) {
 		"routes, no cluster":    {func(c *config.Config) { alone(c); c.Cluster.Routes = "a:1" }, `cluster.routes (--cluster-routes) is "a:1": needs cluster.listen`},
 		"node name, no cluster": {func(c *config.Config) { alone(c); c.Cluster.NodeName = "a" }, `cluster.node_name (--node-name) is "a": needs cluster.listen`},
 		"name, no cluster":      {func(c *config.Config) { alone(c); c.Cluster.Name = "a" }, `cluster.name (--cluster-name) is "a": needs cluster.listen`},
-		"TLS, no cluster":       {func(c *config.Config) { alone(c); c.Cluster.TLS.Key = "a" }, `cluster.tls.key is "a": needs cluster.listen`},
+		"advertise, no cluster": {func(c *config.Config) { alone(c); c.Cluster.Advertise = "a:1" }, `cluster.advertise (--cluster-advertise) is "a:1": needs cluster.listen`},
+		"CA, no cluster":        {func(c *config.Config) { alone(c); c.Cluster.TLS.CA = "a" }, `cluster.tls.ca is "a": needs cluster.listen`},
+		"cert, no cluster":      {func(c *config.Config) { alone(c); c.Cluster.TLS.Cert = "a" }, `cluster.tls.cert is "a": needs cluster.listen`},
+		"key, no cluster":       {func(c *config.Config) { alone(c); c.Cluster.TLS.Key = "a" }, `cluster.tls.key is "a": needs cluster.listen`},
+		"user, no cluster":      {func(c *config.Config) { alone(c); c.Cluster.User = "a" }, `cluster.user is "a": needs cluster.listen`},
 		"password, no cluster":  {func(c *config.Config) { alone(c); c.Cluster.Password = "hunter2" }, `cluster.password is "***": needs cluster.listen`},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -106,6 +110,7 @@ func TestNewReplicas(t *testing.T) {
 		"at most three":          {config.Cluster{Listen: "10.0.0.1:1", Routes: "b:1,c:1,d:1,e:1"}, 3},
 		"one twice":              {config.Cluster{Listen: "10.0.0.1:1", Routes: "nats://b:1,nats://me:pass@b:1"}, 2},
 		"itself by node name":    {config.Cluster{NodeName: "a", Listen: ":1", Routes: "A:1,b:1"}, 2},
+		"itself by whole name":   {config.Cluster{NodeName: "a.example", Listen: ":1", Routes: "A.example:1,b.example:1"}, 2},
 		"itself by first label":  {config.Cluster{NodeName: "kv-0", Listen: ":1", Routes: "kv-0.kv:1,kv-1.kv:1"}, 2},
 		"itself as advertised":   {config.Cluster{Listen: ":1", Advertise: "a.example:7", Routes: "a.example:7,b.example:7"}, 2},
 		"itself, another port":   {config.Cluster{NodeName: "a", Listen: ":1", Routes: "a:2,a:3"}, 3},

@@ -94,18 +94,25 @@ func TestValidate(t *testing.T) {
 		"prefix, too long":     {func(c *config.Config) { c.Bus.Prefix = strings.Repeat("p", 257) }, "must have at most 256 bytes"},
 		"prefix, no UTF-8":     {func(c *config.Config) { c.Bus.Prefix = "a\xff" }, "must be UTF-8"},
 
-		"keys, no limit":       {func(c *config.Config) { c.Store.MaxKeys = 0 }, ""},
-		"keys, negative":       {func(c *config.Config) { c.Store.MaxKeys = -1 }, "store.max_keys (--max-keys) is -1: must be 0 (no limit) or more"},
-		"value size, least":    {func(c *config.Config) { c.Store.MaxValueSize = 1 }, ""},
-		"value size, most":     {func(c *config.Config) { c.Store.MaxValueSize = 8 * config.MiB }, ""},
-		"value size, none":     {func(c *config.Config) { c.Store.MaxValueSize = 0 }, "store.max_value_size (--max-value-size) is 0B: must be 1B to 8MiB"},
-		"value size, too much": {func(c *config.Config) { c.Store.MaxValueSize = 8*config.MiB + 1 }, "is 8388609B: must be 1B to 8MiB"},
-		"bytes below a value":  {func(c *config.Config) { c.Store.MaxBytes = config.MiB - 1 }, "store.max_bytes (--max-bytes) is 1048575B: must be 0 (no limit), or at least store.max_value_size (1MiB)"},
-		"replay of nothing":    {func(c *config.Config) { c.Store.Replay.MaxEvents = 0 }, "store.replay.max_events is 0: must be 1 or more"},
-		"replay below a value": {func(c *config.Config) { c.Store.Replay.MaxBytes = 1 }, "store.replay.max_bytes is 1B: must be at least store.max_value_size (1MiB)"},
-		"no request ids":       {func(c *config.Config) { c.Store.RequestIDs.Max = 0 }, "store.request_ids.max is 0: must be 1 or more"},
-		"no time to repeat":    {func(c *config.Config) { c.Store.RequestIDs.MaxAge = 0 }, "store.request_ids.max_age is 0s: must be more than 0s"},
-		"too early to repeat":  {func(c *config.Config) { c.Store.RequestIDs.MaxAge = 4 * time.Second }, "store.request_ids.max_age is 4s: must be more than 0s, and at least store.request_timeout (5s)"},
+		"least of everything": {func(c *config.Config) {
+			c.Store.MaxValueSize, c.Store.MaxBytes, c.Store.Replay = 3, 3, config.Replay{MaxEvents: 1, MaxBytes: 3}
+			c.Store.RequestIDs = config.RequestIDs{Max: 1, MaxAge: c.Store.RequestTimeout}
+			c.Store.SnapshotBytes, c.Store.LogMaxBytes = 1, 12
+			c.Service.MaxPending, c.Service.MaxPendingBytes = 1, 6
+		}, ""},
+		"log of four snapshots": {func(c *config.Config) { c.Store.LogMaxBytes = 4 * c.Store.SnapshotBytes }, ""},
+		"keys, no limit":        {func(c *config.Config) { c.Store.MaxKeys = 0 }, ""},
+		"keys, negative":        {func(c *config.Config) { c.Store.MaxKeys = -1 }, "store.max_keys (--max-keys) is -1: must be 0 (no limit) or more"},
+		"value size, least":     {func(c *config.Config) { c.Store.MaxValueSize = 1 }, ""},
+		"value size, most":      {func(c *config.Config) { c.Store.MaxValueSize = 8 * config.MiB }, ""},
+		"value size, none":      {func(c *config.Config) { c.Store.MaxValueSize = 0 }, "store.max_value_size (--max-value-size) is 0B: must be 1B to 8MiB"},
+		"value size, too much":  {func(c *config.Config) { c.Store.MaxValueSize = 8*config.MiB + 1 }, "is 8388609B: must be 1B to 8MiB"},
+		"bytes below a value":   {func(c *config.Config) { c.Store.MaxBytes = config.MiB - 1 }, "store.max_bytes (--max-bytes) is 1048575B: must be 0 (no limit), or at least store.max_value_size (1MiB)"},
+		"replay of nothing":     {func(c *config.Config) { c.Store.Replay.MaxEvents = 0 }, "store.replay.max_events is 0: must be 1 or more"},
+		"replay below a value":  {func(c *config.Config) { c.Store.Replay.MaxBytes = 1 }, "store.replay.max_bytes is 1B: must be at least store.max_value_size (1MiB)"},
+		"no request ids":        {func(c *config.Config) { c.Store.RequestIDs.Max = 0 }, "store.request_ids.max is 0: must be 1 or more"},
+		"no time to repeat":     {func(c *config.Config) { c.Store.RequestIDs.MaxAge = 0 }, "store.request_ids.max_age is 0s: must be more than 0s"},
+		"too early to repeat":   {func(c *config.Config) { c.Store.RequestIDs.MaxAge = 4 * time.Second }, "store.request_ids.max_age is 4s: must be more than 0s, and at least store.request_timeout (5s)"},
 
 		"durable":                  {func(c *config.Config) { c.Store.DataDir, c.Store.SyncAlways, c.Store.Replicas = "d", true, 1 }, ""},
 		"durable, external":        {func(c *config.Config) { external(c); c.Store.Replicated, c.Store.Replicas = true, 3 }, ""},
@@ -148,6 +155,20 @@ func TestValidate(t *testing.T) {
 				t.Errorf("error %q shows the secret", err)
 			}
 		})
+	}
+}
+
+// The embedded server would leave the certificate of a client unread.
+func TestValidateCertificateWithoutServer(t *testing.T) {
+	t.Parallel()
+	cfg := config.Default()
+	cfg.NATS.TLS.Cert, cfg.NATS.TLS.Key = "a", "b"
+	var got []string
+	for _, p := range config.Problems(cfg.Validate()) {
+		got = append(got, p.Path)
+	}
+	if want := []string{"nats.tls.cert", "nats.tls.key"}; !slices.Equal(got, want) {
+		t.Errorf("problems with %q; want %q", got, want)
 	}
 }
 
