@@ -123,14 +123,21 @@ func checkReplayMaxBytes(e *env) {
 	s := filled(e)
 	large := s.set("m.large", strings.Repeat("v", 1000))
 	want := append(matching(0, func(string) bool { return true }), large)
+	size := func(event kv.Event) int { return len(event.Key) + len(event.Value) }
 	for _, bound := range []int{1, 2, 5, 10, 24, 50, 500, 10_000} {
 		got := s.parts(kv.ReplayQuery{MaxBytes: bound}, func(replay kv.Replay) {
 			sum := 0
 			for _, event := range replay.Events {
-				sum += len(event.Key) + len(event.Value)
+				sum += size(event)
 			}
 			if len(replay.Events) == 0 || len(replay.Events) > 1 && sum > bound {
 				e.Errorf("replay of at most %d bytes has %d events of %d", bound, len(replay.Events), sum)
+			}
+			if !replay.More {
+				return
+			}
+			if next := size(s.event(replay.Revision + 1)); sum+next <= bound {
+				e.Errorf("replay of at most %d bytes has %d, and the next event has %d", bound, sum, next)
 			}
 		})
 		if !slices.Equal(got, want) {
