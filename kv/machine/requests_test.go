@@ -185,6 +185,16 @@ func TestRestoreRefusesEntries(t *testing.T) {
 	if err := restore(kv.Entry{Key: "b", Revision: 1}); err != nil {
 		t.Error(err)
 	}
+	for _, keys := range []int{1, 3} {
+		state.Keys = keys
+		if err := restore(kv.Entry{Key: "b", Revision: 1}); err == nil {
+			t.Errorf("two entries where %d were announced: restored", keys)
+		}
+	}
+	state.Keys, sound.Key = 2, ""
+	if err := restore(kv.Entry{Key: "b", Revision: 1}); err == nil {
+		t.Error("an entry without a key: restored")
+	}
 }
 
 func TestRestoreRefusesRequests(t *testing.T) {

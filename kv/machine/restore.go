@@ -53,7 +53,7 @@ func Restore(opts Options, state State, requests []Request, entries iter.Seq2[kv
 			v.deadline = entry.ExpiresAt.UnixNano()
 		}
 		switch {
-		case entry.Key <= last && m.keys > 0:
+		case entry.Key <= last: // no key is empty
 			return nil, fmt.Errorf("entries out of order: %q after %q", entry.Key, last)
 		case v.revision == 0 || v.revision > state.Revision:
 			return nil, fmt.Errorf("entry %q is of revision %d, and the state of %d", entry.Key, v.revision, state.Revision)
