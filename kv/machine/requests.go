@@ -121,7 +121,7 @@ func (l requestList) all(yield func(Request) bool) {
 func (l *requestList) drop() {
 	l.skip++
 	l.count--
-	if l.skip == requestBlockSize && l.count > 0 {
+	if l.skip == requestBlockSize && l.count > 0 { // else the next one may just be made
 		l.head, l.skip = l.head.next, 0
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -88,6 +89,29 @@ func TestViewsKeepRequests(t *testing.T) {
 		}
 		view.Close()
 	}
+}
+
+// TestViewOfRequestsBesideWriter reads full blocks of requests while others are
+// added after them, for the race detector.
+func TestViewOfRequestsBesideWriter(t *testing.T) {
+	m := machine.New(machine.Options{})
+	var readers sync.WaitGroup
+	for i := range 2000 {
+		if _, err := m.Apply(1, numbered(i)); err != nil {
+			t.Fatal(err)
+		}
+		if i%16 != 15 {
+			continue
+		}
+		view := m.View()
+		readers.Go(func() {
+			defer view.Close()
+			if n := len(slices.Collect(view.Requests())); n != i+1 {
+				t.Errorf("a view of %d requests shows %d", i+1, n)
+			}
+		})
+	}
+	readers.Wait()
 }
 
 // TestRequestsAreForgottenTogether has the newest of many pass its age too.
