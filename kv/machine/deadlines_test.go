@@ -83,3 +83,39 @@ func TestDeadlinesShrink(t *testing.T) {
 		}
 	}
 }
+
+// Entries with one deadline expire in the order of their revisions, in a machine
+// that was restored too, whose queue was filled in another order.
+func TestEqualDeadlinesExpireByRevision(t *testing.T) {
+	m := New(Options{})
+	for i := range 100 {
+		apply(t, m, kv.Command{Op: kv.OpSet, Key: fmt.Sprint("k", i%70), TTL: 10})
+	}
+	view := m.View()
+	defer view.Close()
+	restored, err := Restore(Options{}, view.State(), nil, func(yield func(kv.Entry, error) bool) {
+		for entry := range view.All() {
+			if !yield(entry, nil) {
+				return
+			}
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, m := range map[string]*Machine{"filled": m, "restored": restored} {
+		before := m.Revision()
+		if n := m.Expire(11); n != 70 {
+			t.Fatalf("%s: %d keys have expired, want 70", name, n)
+		}
+		events := make([]kv.Event, 70)
+		if n, err := m.Events(before, events); n != len(events) || err != nil {
+			t.Fatalf("%s: %d events, %v", name, n, err)
+		}
+		for i, event := range events {
+			if want := uint64(31 + i); event.PreviousRevision != want {
+				t.Fatalf("%s: expiry %d is of revision %d, want %d", name, i, event.PreviousRevision, want)
+			}
+		}
+	}
+}
