@@ -12,7 +12,11 @@ func (s *Shared) Replay(q kv.ReplayQuery) (kv.Replay, error) {
 	if err := q.Validate(); err != nil {
 		return kv.Replay{}, err
 	}
-	newest := s.Settled()
+	return s.replay(q, s.Settled())
+}
+
+// replay answers q as if newest were the revision of the store.
+func (s *Shared) replay(q kv.ReplayQuery, newest uint64) (kv.Replay, error) {
 	replay := kv.Replay{Revision: q.After}
 	buf := make([]kv.Event, 256)
 	size := 0

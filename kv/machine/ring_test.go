@@ -122,3 +122,16 @@ func TestReadIsBoundedByBytes(t *testing.T) {
 		t.Errorf("%v bytes are read %v at a time, want %v", sizes, got, want)
 	}
 }
+
+// A replay ends where the store was when it began, whatever came since: else it
+// would go on for as long as others write.
+func TestReplayEndsWhereItBegan(t *testing.T) {
+	m := New(Options{})
+	for range 5 {
+		apply(t, m, kv.Command{Op: kv.OpSet, Key: "k"})
+	}
+	replay, err := Share(m).replay(kv.ReplayQuery{After: 1}, 3)
+	if err != nil || len(replay.Events) != 2 || replay.Revision != 3 || replay.More {
+		t.Errorf("a replay of a store at revision 3, with two events since: %+v, %v", replay, err)
+	}
+}

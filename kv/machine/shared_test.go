@@ -117,6 +117,11 @@ func TestClearIsOneStepForReaders(t *testing.T) {
 		})
 		var entry kv.Entry
 		for s.Get(tt.gone, time.Now, &entry) == nil {
+			if entry.Key != tt.gone {
+				t.Errorf("beside the clear %s is read as %+v", tt.gone, entry)
+				break
+			}
+			entry = kv.Entry{}
 		}
 		if err := s.Get(tt.then, time.Now, &entry); !errors.Is(err, kv.ErrNotFound) {
 			t.Errorf("%s is gone, and then %s is there: %v", tt.gone, tt.then, err)
