@@ -114,6 +114,25 @@ func TestTableCountsDeepestSegments(t *testing.T) {
 	}
 }
 
+// However many keys come and go, the table is as large as those need that are
+// there at a time.
+func TestTableDoesNotGrowByKeysThatAreGone(t *testing.T) {
+	var table table
+	table.init()
+	var there []*node
+	for i := range 50_000 {
+		n := newNode(fmt.Sprint("passes", i))
+		table.put(n)
+		if there = append(there, n); len(there) > 200 {
+			table.remove(there[0])
+			there = there[1:]
+		}
+	}
+	if n := len(table.directory.Load().segments); n != 1 {
+		t.Errorf("%d keys are in %d segments", len(there), n)
+	}
+}
+
 // A key that is never removed is found at every moment, while the segments
 // around it grow, split, shed tombstones and merge.
 func TestTableReadersBesideWriter(t *testing.T) {

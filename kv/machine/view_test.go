@@ -42,6 +42,25 @@ func TestViewKeepsNothingAfterClose(t *testing.T) {
 	}
 }
 
+// Scans that follow one another, with no write between them, leave no more than
+// the view of the last one behind.
+func TestScansLeaveNoViews(t *testing.T) {
+	s := Share(New(Options{}))
+	for range 10 {
+		if _, err := s.Scan(kv.Query{}, time.Now); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err := s.Update(func(m *Machine) {
+		if n := len(m.views); n != 1 || !m.views[0].closed.Load() {
+			t.Errorf("after ten scans there are %d views, closed %v", n, m.views[0].closed.Load())
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // A page is of the view's revision whatever happened since, also to keys that
 // were deleted and created anew.
 func TestViewIsFrozen(t *testing.T) {
