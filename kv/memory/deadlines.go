@@ -44,9 +44,7 @@ func (s *Store) sweep() {
 	wake, err := s.shared.Update(func(m *machine.Machine) {
 		m.Expire(time.Now().UnixNano())
 		s.alarm.due = 0
-		if due, ok := m.NextDeadline(); ok {
-			s.alarm.set(due)
-		}
+		s.alarm.set(m.DeadlineBound())
 	})
 	if err != nil {
 		return // closed
