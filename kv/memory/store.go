@@ -151,9 +151,6 @@ func (s *Store) readable(ctx context.Context, opts kv.ReadOptions) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if s.has(opts.MinRevision) {
-		return nil
-	}
 	if s.shared.Closed() {
 		return kv.ErrClosed
 	}
