@@ -78,7 +78,7 @@ func (q *deadlines) next() *node {
 		switch {
 		case v.deadline == 0:
 			q.remove(front.node)
-		case v.deadline != front.at || v.revision != front.revision:
+		case v.revision != front.revision: // no version's deadline changes
 			q.down(0, deadline{v.deadline, v.revision, front.node})
 		default:
 			return front.node
@@ -101,7 +101,7 @@ func (q *deadlines) due(now int64) *node {
 	if q.bound() > now {
 		return nil
 	}
-	if n := q.next(); n != nil && q.bound() <= now {
+	if n := q.next(); q.bound() <= now {
 		return n
 	}
 	return nil

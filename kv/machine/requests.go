@@ -64,7 +64,7 @@ func failureOf(err error) (Failure, bool) {
 		return 0, true
 	}
 	for f, target := range failures {
-		if target != nil && errors.Is(err, target) {
+		if errors.Is(err, target) {
 			return Failure(f), true
 		}
 	}
