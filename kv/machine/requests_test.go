@@ -209,6 +209,11 @@ func TestRestoreRefusesEntries(t *testing.T) {
 	if err := restore(kv.Entry{Key: "b", Revision: 1}); err != nil {
 		t.Error(err)
 	}
+	if _, err := machine.Restore(machine.Options{}, state, nil, func(yield func(kv.Entry, error) bool) {
+		yield(kv.Entry{}, kv.ErrUnavailable)
+	}); !errors.Is(err, kv.ErrUnavailable) {
+		t.Errorf("entries that can't be read: %v, want %v", err, kv.ErrUnavailable)
+	}
 	for _, keys := range []int{1, 3} {
 		state.Keys = keys
 		if err := restore(kv.Entry{Key: "b", Revision: 1}); err == nil {
