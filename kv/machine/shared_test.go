@@ -76,6 +76,40 @@ func TestReadersSeeValuesInOrder(t *testing.T) {
 	readers.Wait()
 }
 
+// An entry is gone at its deadline, not a nanosecond later.
+func TestGetAtTheDeadline(t *testing.T) {
+	s := Share(New(Options{}))
+	if _, err := s.Update(func(m *Machine) { apply(t, m, kv.Command{Op: kv.OpSet, Key: "k", TTL: 10}) }); err != nil {
+		t.Fatal(err)
+	}
+	for now, want := range map[int64]error{10: nil, 11: kv.ErrNotFound} {
+		var entry kv.Entry
+		if err := s.Get("k", func() time.Time { return time.Unix(0, now) }, &entry); !errors.Is(err, want) {
+			t.Errorf("at %d, with the deadline 11: %v, want %v", now, err, want)
+		}
+	}
+}
+
+// Who watches may end at the news that events were lost.
+func TestWatchEndsAtALag(t *testing.T) {
+	s := Share(New(Options{ReplayEvents: 1}))
+	watch := s.Watch(t.Context(), kv.WatchOptions{})
+	_, err := s.Update(func(m *Machine) {
+		for range 3 {
+			apply(t, m, kv.Command{Op: kv.OpSet, Key: "k"})
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for event, err := range watch {
+		if lag, ok := errors.AsType[*kv.LagError](err); !ok || lag.First != 1 || lag.Last != 2 {
+			t.Errorf("the watch begins with %+v, %v; want a lag of the first two", event, err)
+		}
+		break
+	}
+}
+
 func TestClosedMachineIsRead(t *testing.T) {
 	s := Share(New(Options{}))
 	if _, err := s.Update(func(m *Machine) { apply(t, m, kv.Command{Op: kv.OpSet, Key: "k"}) }); err != nil {
