@@ -16,8 +16,8 @@ const (
 // trace returns the trace context of a request. As W3C asks, one that is
 // malformed is as none, and a state that is malformed leaves the parent.
 func (hs *headers) trace() kv.Trace {
-	parent, ok := hs.token(idTraceParent)
-	if !ok || hs.twice.has(idTraceParent) || !validTraceParent(parent) {
+	parent, _ := hs.token(idTraceParent)
+	if hs.twice.has(idTraceParent) || !validTraceParent(parent) {
 		return kv.Trace{}
 	}
 	// The clones let go of the rest of the header block: a trace lives as long
