@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"reflect"
+	"slices"
 	"testing"
 	"time"
 
@@ -212,6 +213,13 @@ func TestStreamWithAHole(t *testing.T) {
 	if _, err := AddToReplay(&replay, e.ReplayEnd(1, false)); !errors.Is(err, kv.ErrUnavailable) {
 		t.Errorf("the end of a replay with a hole: %v", err)
 	}
+	// A service of earlier days does not tell how many came.
+	uncounted := kv.Replay{Events: events[:1]}
+	end := e.ReplayEnd(1, false)
+	end.Header.Del("KV-Count")
+	if done, err := AddToReplay(&uncounted, end); !done || err != nil {
+		t.Errorf("the end of a replay that has no count: %v, %v", done, err)
+	}
 	// An error ends a stream too; the next one counts anew.
 	e.ReplayEvent(events[0])
 	e.Error(kv.ErrInternal)
@@ -250,10 +258,45 @@ func TestMalformedReplies(t *testing.T) {
 			_, err := s.DecodeEvent(m)
 			return err
 		},
+		"exists of no revision":  func() error { _, _, err := DecodeExists("a", msg("true", "KV-Revision", "x")); return err },
+		"ttl without a revision": func() error { _, _, err := DecodeTTL("a", msg("1s")); return err },
+		"keys of no revision":    func() error { _, err := DecodeKeys(msg("", "KV-Count", "0", "KV-Revision", "x")); return err },
+		"keys of no count":       func() error { _, err := DecodeKeys(msg("", "KV-Count", "x")); return err },
+		"entry of no revision":   func() error { _, err := AddToPage(&kv.Page{}, msg("", "KV-Key", "a", "KV-Revision", "x")); return err },
+		"scan to no revision": func() error {
+			_, err := AddToPage(&kv.Page{}, msg("", "KV-End", "true", "KV-Revision", "x"))
+			return err
+		},
+		"scan with a bad cursor": func() error { _, err := AddToPage(&kv.Page{}, msg("", "KV-End", "true", "KV-Cursor", "?")); return err },
+		"scan of no count":       func() error { _, err := AddToPage(&kv.Page{}, msg("", "KV-End", "true", "KV-Count", "x")); return err },
+		"event of nothing":       func() error { _, err := AddToReplay(&kv.Replay{}, msg("", "KV-Key", "a")); return err },
+		"replay to no revision": func() error {
+			_, err := AddToReplay(&kv.Replay{}, msg("", "KV-End", "true", "KV-Revision", "x"))
+			return err
+		},
 		"info in XML": func() error { _, err := DecodeInfo(msg("<info/>")); return err },
 	} {
 		if err := decode(); !errors.Is(err, kv.ErrInternal) {
 			t.Errorf("%s: %v, want ErrInternal", name, err)
+		}
+	}
+	decodeEvent := func(headers []string) error {
+		m := msg("", headers...)
+		m.Subject = "team.kv.events.a"
+		_, err := s.DecodeEvent(m)
+		return err
+	}
+	for i := 0; i < len(event); i += 2 {
+		without := slices.Delete(slices.Clone(event), i, i+2)
+		if err := decodeEvent(without); !errors.Is(err, kv.ErrInternal) {
+			t.Errorf("event without %s: %v, want ErrInternal", event[i], err)
+		}
+	}
+	for _, name := range []string{"KV-Revision", "KV-Previous-Revision", "KV-Time", "KV-Expires-At"} {
+		bad := append(slices.Clone(event), "KV-Expires-At", "2031-02-03T04:05:06Z")
+		bad[slices.Index(bad, name)+1] = "x"
+		if err := decodeEvent(bad); !errors.Is(err, kv.ErrInternal) {
+			t.Errorf("event with a bad %s: %v, want ErrInternal", name, err)
 		}
 	}
 	if _, err := s.DecodeEvent(msg("", event...)); !errors.Is(err, kv.ErrInvalidKey) {
