@@ -128,6 +128,11 @@ func TestSubjectIsNoKey(t *testing.T) {
 			t.Errorf("Key(get, %q) = %q, %v; want ErrInvalidKey", subject, key, err)
 		}
 	}
+	for _, subject := range []string{"", "kv.clear", "kv.clear.a", "team.kv", "team.kv.clearing", "team.kv.keys", "team.kvclear"} {
+		if key, err := s.Key(OpClear, subject); !errors.Is(err, kv.ErrInvalidKey) {
+			t.Errorf("Key(clear, %q) = %q, %v; want ErrInvalidKey", subject, key, err)
+		}
+	}
 	if _, err := s.Key(OpInfo, "team.kv.info.a"); !errors.Is(err, kv.ErrInvalidKey) {
 		t.Errorf("info with a key: %v", err)
 	}

@@ -21,6 +21,7 @@ func TestTraceParent(t *testing.T) {
 	for _, s := range []string{
 		"", "00", testParent[:54], testParent + "-more", testParent + "x", "ff" + testParent[2:], "cc" + testParent[2:] + "x",
 		strings.ToUpper(testParent), strings.Replace(testParent, "-", "_", 1),
+		"0g" + testParent[2:], testParent[:3] + "g" + testParent[4:], testParent[:36] + "g" + testParent[37:], testParent[:54] + "g",
 		"00-00000000000000000000000000000000-b7ad6b7169203331-01",
 		"00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
 		"cc" + testParent[2:] + "-\r\n",
