@@ -202,11 +202,11 @@ func (o Op) Headers() []string {
 	return names
 }
 
-// opOf returns the operation that a command is on the wire, 0 where the wire
-// has none.
+// opOf returns the operation that a valid command is on the wire, 0 where the
+// wire has none.
 func opOf(command kv.Op) Op {
 	for o := OpGet; o <= OpInfo; o++ {
-		if c := o.spec().command; c == command && c != 0 {
+		if o.spec().command == command {
 			return o
 		}
 	}

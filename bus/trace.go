@@ -62,8 +62,8 @@ func validTraceState(s string) bool {
 		if member == "" {
 			continue
 		}
-		key, value, ok := strings.Cut(member, "=")
-		if !ok || key == "" || value == "" || strings.Contains(value, "=") || strings.ContainsFunc(key, notTraceKey) {
+		key, value, _ := strings.Cut(member, "=")
+		if key == "" || value == "" || strings.Contains(value, "=") || strings.ContainsFunc(key, notTraceKey) {
 			return false
 		}
 		if members == len(keys) || slices.Contains(keys[:members], key) {
