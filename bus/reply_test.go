@@ -154,6 +154,9 @@ func TestKeysRoundTrip(t *testing.T) {
 		if string(m.Data) != tt.body || header(m, "KV-Count") != fmt.Sprint(len(tt.page.Entries)) {
 			t.Errorf("%+v is %q %v", tt.page, m.Data, m.Header)
 		}
+		if _, more := m.Header["KV-Cursor"]; more != (tt.page.Cursor != "") {
+			t.Errorf("%+v has the header KV-Cursor: %v", tt.page, more)
+		}
 		if back, err := DecodeKeys(m); err != nil || !reflect.DeepEqual(back, tt.page) {
 			t.Errorf("%+v came back as %+v, %v", tt.page, back, err)
 		}
@@ -225,6 +228,24 @@ func TestStreamWithAHole(t *testing.T) {
 	e.Error(kv.ErrInternal)
 	if done, err := AddToReplay(&replay, e.ReplayEnd(1, false)); !done || err != nil {
 		t.Errorf("an empty replay: %v, %v", done, err)
+	}
+}
+
+// No decoder takes an error for an answer without content.
+func TestErrorReplies(t *testing.T) {
+	var e Encoder
+	m := e.Error(kv.ErrUnavailable)
+	for name, decode := range map[string]func() error{
+		"result": func() error { _, err := DecodeResult(OpDelete, m); return err },
+		"value":  func() error { _, err := DecodeValue("a", m); return err },
+		"exists": func() error { _, _, err := DecodeExists("a", m); return err },
+		"ttl":    func() error { _, _, err := DecodeTTL("a", m); return err },
+		"keys":   func() error { _, err := DecodeKeys(m); return err },
+		"info":   func() error { _, err := DecodeInfo(m); return err },
+	} {
+		if err := decode(); !errors.Is(err, kv.ErrUnavailable) {
+			t.Errorf("%s: %v, want %v", name, err, kv.ErrUnavailable)
+		}
 	}
 }
 
