@@ -172,6 +172,7 @@ func TestDecodeRead(t *testing.T) {
 		}{
 			{nil, kv.ReadOptions{}},
 			{h("KV-TTL", "x", "KV-Expected", "x", "KV-Limit", "0"), kv.ReadOptions{}},
+			{h("KV-Min-Revisions", "x", strings.Repeat("K", len(headersOfLength)), "x", strings.Repeat("K", 100), "x", "", "x"), kv.ReadOptions{}},
 			{h("KV-Consistency", "linearizable"), kv.ReadOptions{Consistency: kv.Linearizable}},
 			{h("KV-CONSISTENCY", "eventual", "KV-Min-Revision", "9"), kv.ReadOptions{Consistency: kv.Eventual, MinRevision: 9}},
 		} {
@@ -190,6 +191,9 @@ func TestDecodeRead(t *testing.T) {
 	}
 	if _, _, err := s.DecodeRead(OpSet, "team.kv.set.a", nil); !errors.Is(err, kv.ErrInvalidArgument) {
 		t.Errorf("a set is no read: %v", err)
+	}
+	if _, _, err := s.DecodeRead(OpGet, "team.kv.get.a.*", nil); !errors.Is(err, kv.ErrInvalidKey) {
+		t.Errorf("wildcard in a key: %v", err)
 	}
 }
 
@@ -230,6 +234,9 @@ func TestDecodeQuery(t *testing.T) {
 			t.Errorf("%v = %+v, %v", header, got, err)
 		}
 	}
+	if _, err := s.DecodeQuery(OpGet, "team.kv.get.a", nil); !errors.Is(err, kv.ErrInvalidArgument) {
+		t.Errorf("a get is no query: %v", err)
+	}
 }
 
 func TestDecodeReplay(t *testing.T) {
@@ -251,10 +258,14 @@ func TestDecodeReplay(t *testing.T) {
 	}
 	for _, header := range []nats.Header{
 		h("KV-From-Revision", ""), h("KV-From-Revision", "x"), h("KV-From-Revision", "-1"), h("KV-Cursor", "x"), h("KV-Limit", "0"),
+		h("KV-Limit", "1", "kv-limit", "1"), h("KV-Filter", "a..b"), h("KV-Consistency", "x"), h("KV-Min-Revision", "x"),
 	} {
 		if got, err := s.DecodeReplay("team.kv.replay", header); !errors.Is(err, kv.ErrInvalidArgument) {
 			t.Errorf("%v = %+v, %v", header, got, err)
 		}
+	}
+	if _, err := s.DecodeReplay("team.kv.replay.a.*", nil); !errors.Is(err, kv.ErrInvalidKey) {
+		t.Errorf("wildcard in a prefix: %v", err)
 	}
 }
 
@@ -324,6 +335,49 @@ func TestEncodeCommandRefuses(t *testing.T) {
 	} {
 		if m, err := s.EncodeCommand(tt.cmd); !errors.Is(err, tt.want) || m != nil {
 			t.Errorf("%+v: %v, want %v", tt.cmd, err, tt.want)
+		}
+	}
+}
+
+func TestEncodeReadRefuses(t *testing.T) {
+	s := testSubjects(t)
+	read := func(op Op, key string, opts kv.ReadOptions) error { _, err := s.EncodeRead(op, key, opts); return err }
+	scan := func(q kv.Query) error { _, err := s.EncodeScan(q); return err }
+	replay := func(q kv.ReplayQuery) error { _, err := s.EncodeReplay(q); return err }
+	unknown := kv.ReadOptions{Consistency: kv.Eventual + 1}
+	for name, tt := range map[string]struct{ err, want error }{
+		"a set is no read":            {read(OpSet, "a", kv.ReadOptions{}), kv.ErrInvalidArgument},
+		"a scan is no read of a key":  {read(OpScan, "a", kv.ReadOptions{}), kv.ErrInvalidArgument},
+		"get of no key":               {read(OpGet, "", kv.ReadOptions{}), kv.ErrInvalidKey},
+		"get, unknown consistency":    {read(OpGet, "a", unknown), kv.ErrInvalidArgument},
+		"scan of no prefix":           {scan(kv.Query{Prefix: "*"}), kv.ErrInvalidKey},
+		"scan of less than nothing":   {scan(kv.Query{Limit: -1}), kv.ErrInvalidArgument},
+		"scan, unknown consistency":   {scan(kv.Query{ReadOptions: unknown}), kv.ErrInvalidArgument},
+		"replay of no prefix":         {replay(kv.ReplayQuery{Prefix: "*"}), kv.ErrInvalidKey},
+		"replay of less than nothing": {replay(kv.ReplayQuery{Limit: -1}), kv.ErrInvalidArgument},
+		"replay, unknown consistency": {replay(kv.ReplayQuery{ReadOptions: unknown}), kv.ErrInvalidArgument},
+	} {
+		if !errors.Is(tt.err, tt.want) {
+			t.Errorf("%s: %v, want %v", name, tt.err, tt.want)
+		}
+	}
+}
+
+// What is handed on has all that the protocol knows as it came, and nothing else.
+func TestRelayHeader(t *testing.T) {
+	for _, tt := range []struct{ header, want nats.Header }{
+		{nil, nats.Header{}},
+		{h("kv-TTL", "1s", "x y", "1", "KV-Expected", "a b"), h("kv-TTL", "1s", "KV-Expected", "a b")},
+		{h("KV-TTL", " 1s ", "KV-TTL", "2s"), h("KV-TTL", " 1s ", "KV-TTL", "2s")},
+		{h("KV-Expected", " a"), nil},
+		{h("KV-Expected", "a", "KV-Expected", "a\t"), nil},
+		{h("kv-expected", "a\rb"), nil},
+	} {
+		got, err := RelayHeader(tt.header)
+		if tt.want == nil && !errors.Is(err, kv.ErrUnavailable) {
+			t.Errorf("%q: %q, %v; want %v", tt.header, got, err, kv.ErrUnavailable)
+		} else if tt.want != nil && (err != nil || !reflect.DeepEqual(got, tt.want)) {
+			t.Errorf("%q: %q, %v; want %q", tt.header, got, err, tt.want)
 		}
 	}
 }

@@ -42,7 +42,7 @@ func members(n int) string {
 }
 
 func TestTraceState(t *testing.T) {
-	for _, s := range []string{"a=1", "vendor@x=t61 rcWkgMzE,rojo=00f067aa0ba902b7", "a=1,,b=2", members(maxTraceStateMembers), "a=" + strings.Repeat("x", maxTraceState-2)} {
+	for _, s := range []string{"a=1", "a= ~", "vendor@x=t61 rcWkgMzE,rojo=00f067aa0ba902b7", "a=1,,b=2", members(maxTraceStateMembers), "a=" + strings.Repeat("x", maxTraceState-2)} {
 		if !validTraceState(s) {
 			t.Errorf("%q is valid", s)
 		}
