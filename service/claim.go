@@ -192,7 +192,6 @@ func (c *claim) tryToSettle(last bool) (settled bool, err error) {
 		return false, c.err()
 	}
 	if c.asking && !c.settled && !last {
-		c.asking = false
 		return false, nil
 	}
 	c.settled = true
