@@ -3,11 +3,13 @@ package service
 import (
 	"encoding/json"
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/micro"
+	"github.com/nats-io/nuid"
 
 	"kvbus/bus/bustest"
 )
@@ -44,5 +46,18 @@ func TestOneOfTwoClaimsSettles(t *testing.T) {
 	}
 	if settled, err := early.tryToSettle(false); !settled || err != nil {
 		t.Errorf("the earlier one: %v, %v", settled, err)
+	}
+}
+
+// A worker is asked by its id, which anybody may have made up.
+func TestIDsThatAreTokens(t *testing.T) {
+	for id, want := range map[string]bool{
+		"a": true, "AZaz09": true, nuid.Next(): true, strings.Repeat("x", 64): true,
+		"": false, strings.Repeat("x", 65): false, "a.b": false, "*": false, ">": false, "a b": false, "a\r\n": false,
+		"ä": false, "/": false, ":": false, "@": false, "[": false, "`": false, "{": false,
+	} {
+		if got := isToken(id); got != want {
+			t.Errorf("%q is a token: %v, want %v", id, got, want)
+		}
 	}
 }
