@@ -49,6 +49,22 @@ func TestOneOfTwoClaimsSettles(t *testing.T) {
 	}
 }
 
+// Of two claims one is better, and both workers see the same one as that. One that has
+// settled stays, also before one by a clock that is behind.
+func TestBetterClaim(t *testing.T) {
+	for name, tt := range map[string]struct{ better, worse rival }{
+		"earlier":                  {rival{since: 1, id: "b"}, rival{since: 2, id: "a"}},
+		"by its id":                {rival{since: 1, id: "a"}, rival{since: 1, id: "b"}},
+		"earlier of two settled":   {rival{settled: true, since: 1, id: "b"}, rival{settled: true, since: 2, id: "a"}},
+		"settled before earlier":   {rival{settled: true, since: 2, id: "b"}, rival{since: 1, id: "a"}},
+		"settled, of a shared one": {rival{settled: true, since: 2, id: "b", shared: true}, rival{since: 1, id: "a"}},
+	} {
+		if !tt.better.better(tt.worse) || tt.worse.better(tt.better) {
+			t.Errorf("%s: %+v is better than %+v: %v, and the other way round: %v", name, tt.better, tt.worse, tt.better.better(tt.worse), tt.worse.better(tt.better))
+		}
+	}
+}
+
 // A worker is asked by its id, which anybody may have made up.
 func TestIDsThatAreTokens(t *testing.T) {
 	for id, want := range map[string]bool{
