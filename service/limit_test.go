@@ -46,6 +46,17 @@ func TestValueLargerThanTheBusCarries(t *testing.T) {
 	}
 }
 
+// A store that takes values of any size has the limit of the bus.
+func TestStoreWithoutLimit(t *testing.T) {
+	s := bustest.StartServer(t, server.Options{MaxPayload: 64 << 10})
+	startService(t, s, memory.Options{Limits: kv.Limits{MaxKeys: 10}}, service.Options{})
+	nc := bustest.Connect(t, s)
+	info, err := bus.DecodeInfo(request(t, nc, "kv.info", ""))
+	if err != nil || info.Limits.MaxValueSize != 0 || info.MaxValueSize <= 0 || info.MaxValueSize >= 64<<10 {
+		t.Errorf("the effective limit is %d, that of the store %d, %v", info.MaxValueSize, info.Limits.MaxValueSize, err)
+	}
+}
+
 // A server whose lines have the least length carries the longest key on the longest prefix,
 // with the longest reply subject.
 func TestLongestLines(t *testing.T) {

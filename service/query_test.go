@@ -61,6 +61,48 @@ func (s *stale) Info(context.Context) (kv.Info, error) {
 
 func (s *stale) Describe() (kv.Info, error) { return s.Store.Info(context.Background()) }
 
+// A plain store is given what a request says, and reads by that itself.
+type plain struct {
+	kv.Store
+	asked chan kv.ReadOptions
+}
+
+func (s *plain) Get(ctx context.Context, key string, opts kv.ReadOptions) (kv.Entry, error) {
+	s.asked <- opts
+	return s.Store.Get(ctx, key, opts)
+}
+
+func (s *plain) Scan(ctx context.Context, q kv.Query) (kv.Page, error) {
+	s.asked <- q.ReadOptions
+	return s.Store.Scan(ctx, q)
+}
+
+func (s *plain) Replay(ctx context.Context, q kv.ReplayQuery) (kv.Replay, error) {
+	s.asked <- q.ReadOptions
+	return s.Store.Replay(ctx, q)
+}
+
+// A store that can't be asked whether it is fresh enough reads with the consistency of
+// the request.
+func TestConsistencyOfAPlainStore(t *testing.T) {
+	s := bustest.StartServer(t, server.Options{})
+	store := &plain{memory.New(memory.Options{}), make(chan kv.ReadOptions, 1)}
+	defer store.Close()
+	if _, err := service.Start(t.Context(), bustest.Connect(t, s), store, service.Options{ClaimWait: time.Millisecond}); err != nil {
+		t.Fatal(err)
+	}
+	nc := bustest.Connect(t, s)
+	expect(t, nc, "kv.set.k", "v", "1")
+	for _, op := range []string{"get.k", "exists.k", "ttl.k", "keys", "scan", "replay"} {
+		for header, want := range map[string]kv.Consistency{"linearizable": kv.Linearizable, "eventual": kv.Eventual} {
+			request(t, nc, "kv."+op, "", bus.HeaderConsistency, header, bus.HeaderMinRevision, "1")
+			if got := <-store.asked; got != (kv.ReadOptions{Consistency: want, MinRevision: 1}) {
+				t.Errorf("%s, %s: the store is asked for %+v", op, header, got)
+			}
+		}
+	}
+}
+
 // However many queries wait for a store, they wait together, also while the service
 // stops, and each is answered.
 func TestQueriesWaitTogether(t *testing.T) {
