@@ -138,15 +138,23 @@ func headerIDOf(name string) (headerID, bool) {
 type headers struct {
 	present headerSet
 	// twice are those given more than once, under one spelling or several.
-	twice  headerSet
+	twice headerSet
+	// spaced are those with a space or a tab before or after the name. To nats.go they
+	// are other names; a sender who typed one means the header all the same.
+	spaced headerSet
 	values [headerCount]string
 }
 
 // RelayHeader returns the headers of a request in a form that can be sent once more:
 // the protocol's, as what else may be there is ignored and may be no header to nats.go.
-// It fails with [kv.ErrUnavailable] where KV-Expected has outer spaces or a carriage
-// return, which nats.go would change.
-func RelayHeader(h nats.Header) (nats.Header, error) {
+// It fails as a decoder does for a header that op does not take, and with
+// [kv.ErrUnavailable] where KV-Expected has outer spaces or a carriage return, which
+// nats.go would change.
+func RelayHeader(op Op, h nats.Header) (nats.Header, error) {
+	var hs headers
+	if err := hs.readRequest(op, h); err != nil {
+		return nil, err
+	}
 	known := make(nats.Header, len(h))
 	for name, values := range h {
 		id, ok := headerIDOf(name)
@@ -165,7 +173,13 @@ func RelayHeader(h nats.Header) (nats.Header, error) {
 func (hs *headers) read(h nats.Header) {
 	for name, values := range h {
 		id, known := headerIDOf(name)
-		if !known || len(values) == 0 {
+		if !known {
+			if id, known = headerIDOf(strings.Trim(name, " \t")); known {
+				hs.spaced |= 1 << id
+			}
+			continue
+		}
+		if len(values) == 0 {
 			continue
 		}
 		if len(values) > 1 || hs.present.has(id) {
@@ -183,11 +197,14 @@ func (hs *headers) readRequest(op Op, h nats.Header) error {
 	}
 	hs.read(h)
 	spec := op.spec()
+	// A trace that can't be read is no trace: tracing never fails a request.
+	if spaced := hs.spaced & (spec.honoured | spec.refused) &^ traceHeaders; spaced != 0 {
+		return fmt.Errorf("%w: header %v has a space or a tab beside its name", kv.ErrInvalidArgument, spaced.first())
+	}
 	if refused := hs.present & spec.refused; refused != 0 {
 		return fmt.Errorf("%w: header %v has no effect on %v, and the request may not mean to go on without it",
 			kv.ErrInvalidArgument, refused.first(), op)
 	}
-	// A trace that can't be read is no trace: tracing never fails a request.
 	if twice := hs.twice & spec.honoured &^ traceHeaders; twice != 0 {
 		return fmt.Errorf("%w: header %v is given more than once", kv.ErrInvalidArgument, twice.first())
 	}

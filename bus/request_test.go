@@ -50,6 +50,7 @@ func TestDecodeCommand(t *testing.T) {
 		{OpSet, h("KV-Expected-Revision", "0"), "v", kv.Command{Value: "v", Expect: kv.IfRevision(0)}},
 		{OpSet, h("Unknown", "1", "Unknown", "2", "KV-Limit", "x", "KV-Filter", "..", "KV-Revision", "x"), "v", kv.Command{Value: "v"}},
 		{OpSet, nats.Header{"KV-TTL": {}}, "v", kv.Command{Value: "v"}},
+		{OpSet, h(" traceparent", testParent, "KV-Limit ", "x"), "v", kv.Command{Value: "v"}},
 		{OpCompareAndSwap, nil, "v", kv.Command{Value: "v", Expect: kv.IfAbsent()}},
 		{OpCompareAndSwap, h("KV-Expected", " old "), "v", kv.Command{Value: "v", Expect: kv.IfValue(" old ")}},
 		{OpCompareAndSwap, h("KV-Expected", ""), "v", kv.Command{Value: "v", Expect: kv.IfValue("")}},
@@ -114,6 +115,10 @@ func TestDecodeCommandRefuses(t *testing.T) {
 		{OpSet, h("KV-TTL", "-1s"), "v", "KV-TTL"},
 		{OpSet, h("KV-TTL", "1s", "KV-TTL", "1s"), "v", "KV-TTL"},
 		{OpSet, h("KV-TTL", "1s", "kv-ttl", "1s"), "v", "KV-TTL"},
+		{OpSet, h("KV-TTL ", "1s"), "v", "KV-TTL"},
+		{OpSet, h("\tkv-expected-revision", "1"), "v", "KV-Expected-Revision"},
+		{OpIncrement, h("KV-Expected ", "1"), "", "KV-Expected"},
+		{OpClear, h(" KV-Filter", "*.tmp"), "", "KV-Filter"},
 		{OpSet, h("KV-Keep-TTL", "yes"), "v", "KV-Keep-TTL"},
 		{OpSet, h("KV-Keep-TTL", ""), "v", "KV-Keep-TTL"},
 		{OpSet, h("KV-Expected", "x"), "v", "KV-Expected"},
@@ -365,19 +370,22 @@ func TestEncodeReadRefuses(t *testing.T) {
 
 // What is handed on has all that the protocol knows as it came, and nothing else.
 func TestRelayHeader(t *testing.T) {
-	for _, tt := range []struct{ header, want nats.Header }{
-		{nil, nats.Header{}},
-		{h("kv-TTL", "1s", "x y", "1", "KV-Expected", "a b"), h("kv-TTL", "1s", "KV-Expected", "a b")},
-		{h("KV-TTL", " 1s ", "KV-TTL", "2s"), h("KV-TTL", " 1s ", "KV-TTL", "2s")},
-		{h("KV-Expected", " a"), nil},
-		{h("KV-Expected", "a", "KV-Expected", "a\t"), nil},
-		{h("kv-expected", "a\rb"), nil},
+	for _, tt := range []struct {
+		header, want nats.Header
+		err          error
+	}{
+		{nil, nats.Header{}, nil},
+		{h("kv-TTL", "1s", "x y", "1", "KV-Expected", "a b"), h("kv-TTL", "1s", "KV-Expected", "a b"), nil},
+		{h("KV-TTL", " 1s "), h("KV-TTL", " 1s "), nil},
+		{h("KV-TTL", "1s", "KV-TTL", "2s"), nil, kv.ErrInvalidArgument},
+		{h("KV-TTL ", "1s"), nil, kv.ErrInvalidArgument},
+		{h("KV-Expected", " a"), nil, kv.ErrUnavailable},
+		{h("KV-Expected", "a\t"), nil, kv.ErrUnavailable},
+		{h("kv-expected", "a\rb"), nil, kv.ErrUnavailable},
 	} {
-		got, err := RelayHeader(tt.header)
-		if tt.want == nil && !errors.Is(err, kv.ErrUnavailable) {
-			t.Errorf("%q: %q, %v; want %v", tt.header, got, err, kv.ErrUnavailable)
-		} else if tt.want != nil && (err != nil || !reflect.DeepEqual(got, tt.want)) {
-			t.Errorf("%q: %q, %v; want %q", tt.header, got, err, tt.want)
+		got, err := RelayHeader(OpCompareAndSwap, tt.header)
+		if !errors.Is(err, tt.err) || !reflect.DeepEqual(got, tt.want) {
+			t.Errorf("%q: %q, %v; want %q, %v", tt.header, got, err, tt.want, tt.err)
 		}
 	}
 }

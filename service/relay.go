@@ -139,9 +139,10 @@ func (r *Relay) pass(op bus.Op, m *nats.Msg) {
 	}
 }
 
-// handOn leaves the check of a request to who carries it out, but for what would not
-// get there: without a valid key a subject may have any length, and nats-server closes
-// a connection for one that is too long.
+// handOn leaves the check of a request to who carries it out, but for headers that
+// nats.go would not send as they are, and for what would not get there: without a
+// valid key a subject may have any length, and nats-server closes a connection for
+// one that is too long.
 func (r *Relay) handOn(op bus.Op, m *nats.Msg) error {
 	if _, err := r.opts.Subjects.Key(op, m.Subject); err != nil {
 		return err
@@ -149,7 +150,7 @@ func (r *Relay) handOn(op bus.Op, m *nats.Msg) error {
 	if err := checkHeaders(m); err != nil {
 		return err
 	}
-	header, err := bus.RelayHeader(m.Header)
+	header, err := bus.RelayHeader(op, m.Header)
 	if err != nil {
 		return err
 	}

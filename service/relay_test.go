@@ -138,6 +138,7 @@ func TestRelayedHeaders(t *testing.T) {
 		{"NATS/1.0\r\nKV-Expected: blue \r\n\r\n", "!unavailable"},  // nats.go drops the space
 		{"NATS/1.0\r\nKV-Expected: bl\rue\r\n\r\n", "!unavailable"}, // makes a space of the carriage return
 		{"NATS/1.0\r\nKV-TTL: 1h\r\nKV-TTL: 2h\r\n\r\n", "!invalid_argument"},
+		{"NATS/1.0\r\nKV-TTL : 1h\r\nKV-Expected: blue\r\n\r\n", "!invalid_argument"}, // nats.go would not send such a name
 		{"NATS/1.0\r\nkv-expected: green\r\nMy Header: 1\r\n\r\n", "false"},
 		{"NATS/1.0\r\nkv-expected: blue\r\nMy Header: 1\r\n\r\n", "true"},
 	} {
