@@ -100,27 +100,33 @@ func FailureOf(err error) Failure {
 const maxDescription = 256
 
 // headerSafe makes a header value of a text: one line of printable characters,
-// not longer than maxDescription.
+// not longer than maxDescription. What has no room is left out of the middle: an
+// error names what it refuses, however long, and says why after it.
 func headerSafe(s string) string {
-	if len(s) > 4*maxDescription {
-		s = s[:4*maxDescription]
-	}
 	s = strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {
 			return ' '
 		}
 		return r
-	}, strings.ToValidUTF8(s, " "))
-	s = strings.TrimSpace(s)
-	if len(s) <= maxDescription {
+	}, strings.ToValidUTF8(leaveOut(s, 4*maxDescription), " "))
+	return leaveOut(strings.TrimSpace(s), maxDescription)
+}
+
+// leaveOut shortens s to longest bytes; the last quarter of them is its end.
+func leaveOut(s string, longest int) string {
+	if len(s) <= longest {
 		return s
 	}
 	const ellipsis = "…"
-	end := maxDescription - len(ellipsis)
-	for !utf8.RuneStart(s[end]) {
-		end--
+	end := longest / 4
+	head, tail := longest-end-len(ellipsis), len(s)-end
+	for head > 0 && !utf8.RuneStart(s[head]) {
+		head--
 	}
-	return s[:end] + ellipsis
+	for tail < len(s) && !utf8.RuneStart(s[tail]) {
+		tail++
+	}
+	return s[:head] + ellipsis + s[tail:]
 }
 
 // A remoteError is an error that came over the wire.

@@ -68,6 +68,27 @@ func TestFailureOf(t *testing.T) {
 	}
 }
 
+// What is refused may be longer than a description; why it is refused stands after it.
+func TestLongInputsAreToldWhy(t *testing.T) {
+	_, before := kv.ParseFilter(strings.Repeat("k.", 500) + ">.x")
+	_, inFilter := kv.ParseFilter(strings.Repeat("ü", 500) + "$")
+	for _, tt := range []struct {
+		err         error
+		starts, why string
+	}{
+		{kv.ValidateKey(strings.Repeat("k", 1000) + "$"), `invalid key: "kkk`, `has '$' at byte 1000; letters, numbers and - _ . / : are allowed`},
+		{kv.ValidateKey(strings.Repeat("ü", 500) + "*"), `invalid key: "üüü`, `'*' at byte 1000; letters, numbers and - _ . / : are allowed`},
+		{kv.ValidateKey(strings.Repeat("日", 333) + "\xff"), `invalid key: "日日日`, `is not UTF-8 at byte 999`},
+		{before, `invalid argument: filter "k.k`, `has > before its last token`},
+		{inFilter, `invalid argument: filter "üüü`, `at byte 1000; letters, numbers and - _ . / : are allowed`},
+	} {
+		text := FailureOf(tt.err).Description
+		if len(text) > maxDescription || !strings.HasPrefix(text, tt.starts) || !strings.HasSuffix(text, tt.why) {
+			t.Errorf("%q, want %s… %s", text, tt.starts, tt.why)
+		}
+	}
+}
+
 func TestDecodeError(t *testing.T) {
 	for _, tt := range []struct {
 		header nats.Header
