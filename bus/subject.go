@@ -17,6 +17,10 @@ const DefaultPrefix = "kv"
 // default.
 const MaxPrefixLength = 256
 
+// MaxKeySubjectLength is the length of the longest key in a subject, in bytes: a key of
+// dots alone has as many empty tokens as dots, and one more.
+const MaxKeySubjectLength = 2*kv.MaxKeyLength + 1
+
 // MaxReplyLength is the length of the longest reply subject, in bytes. Beside it the
 // protocol line of an answer has the sizes of the message, and may be longer than that of
 // the request. nats-server ends a connection that sends a line over max_control_line,
@@ -242,7 +246,7 @@ func appendTokens(dst []byte, key string) []byte {
 // parseTokens is the inverse of appendTokens. It takes nothing that
 // appendTokens does not give, and allocates only where there is an empty token.
 func parseTokens(tail string) (string, error) {
-	if len(tail) > 2*kv.MaxKeyLength+1 {
+	if len(tail) > MaxKeySubjectLength {
 		return "", fmt.Errorf("%w: %d bytes of subject, the longest key has %d", kv.ErrInvalidKey, len(tail), kv.MaxKeyLength)
 	}
 	if hasEmptyToken(tail) {

@@ -1,9 +1,6 @@
 package service
 
-import (
-	"kvbus/bus"
-	"kvbus/kv"
-)
+import "kvbus/bus"
 
 // headerRoom is what a message may need beside a value: the headers of an
 // entry in a stream of replies, with the longest key and trace context.
@@ -19,7 +16,7 @@ func MaxPayload(size int) int { return 2*size + headerRoom }
 
 // MaxControlLine is the max_control_line that a server needs, for the longest key on the
 // longest prefix with the longest reply subject, and the sizes of the largest message.
-const MaxControlLine = bus.MaxPrefixLength + len(".events.") + kv.MaxKeyLength + len(" ") + bus.MaxReplyLength + 2*len(" 2147483647")
+const MaxControlLine = bus.MaxPrefixLength + len(".events.") + bus.MaxKeySubjectLength + len(" ") + bus.MaxReplyLength + 2*len(" 2147483647")
 
 // busLimit is the size of the largest value that a message can carry on this
 // connection, in bytes. A compare-and-swap by value carries two, and may have room

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"log/slog"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -57,8 +58,8 @@ func TestStoreWithoutLimit(t *testing.T) {
 	}
 }
 
-// A server whose lines have the least length carries the longest key on the longest prefix,
-// with the longest reply subject.
+// A server whose lines have the least length carries the longest keys on the longest prefix,
+// with the longest reply subject; one of dots is the longest in a subject.
 func TestLongestLines(t *testing.T) {
 	s := bustest.StartServer(t, server.Options{MaxControlLine: int32(service.MaxControlLine)})
 	prefix := strings.Repeat("p", bus.MaxPrefixLength)
@@ -73,15 +74,21 @@ func TestLongestLines(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	set := nats.NewMsg(prefix + ".set." + strings.Repeat("k", kv.MaxKeyLength))
-	set.Reply = reply
-	set.Header.Set(bus.HeaderTTL, "1h")
-	set.Data = make([]byte, 500<<10)
-	if err := nc.PublishMsg(set); err != nil {
-		t.Fatal(err)
-	}
-	if answer, err := answers.NextMsg(patience); err != nil || string(answer.Data) != "1" {
-		t.Errorf("the answer is %v, %v", answer, err)
+	for i, key := range []string{strings.Repeat("k", kv.MaxKeyLength), strings.Repeat(".", kv.MaxKeyLength)} {
+		subject, err := subjects.Subject(bus.OpSet, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		set := nats.NewMsg(subject)
+		set.Reply = reply
+		set.Header.Set(bus.HeaderTTL, "1h")
+		set.Data = make([]byte, 500<<10)
+		if err := nc.PublishMsg(set); err != nil {
+			t.Fatal(err)
+		}
+		if answer, err := answers.NextMsg(patience); err != nil || string(answer.Data) != strconv.Itoa(i+1) {
+			t.Fatalf("the answer to %.20s… is %v, %v", subject, answer, err)
+		}
 	}
 }
 
