@@ -10,7 +10,7 @@ import (
 
 func TestOperatingHasTheReference(t *testing.T) {
 	t.Parallel()
-	text, err := os.ReadFile("../OPERATING.md")
+	text, err := os.ReadFile("../cmd/OPERATING.md")
 	if err != nil {
 		t.Fatal(err)
 	}

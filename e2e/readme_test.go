@@ -40,11 +40,11 @@ func TestReadmeServes(t *testing.T) {
 	w.wait(t) // go run's exit status is its own after a signal
 }
 
-// The users that OPERATING.md gives as an example may do what it says.
+// The users that cmd/OPERATING.md gives as an example may do what it says.
 func TestAccessControl(t *testing.T) {
 	t.Parallel()
 	const begin, end = "cat > nats-server.conf <<'EOF'\n", "\nEOF\n"
-	_, config, _ := strings.Cut(script(t, "OPERATING.md", begin), begin)
+	_, config, _ := strings.Cut(script(t, "cmd/OPERATING.md", begin), begin)
 	config, _, found := strings.Cut(config, end)
 	if !found {
 		t.Fatal("OPERATING.md has no end of nats-server.conf")

@@ -56,7 +56,7 @@ func TestTooManySubscriptions(t *testing.T) {
 	}
 }
 
-// rights are those of a worker in OPERATING.md.
+// rights are those of a worker in cmd/OPERATING.md.
 var rights = []string{"_INBOX.>", "kv.events.>", "kv.revision", "$SRV.>", "$KVBUS.>", "$JS.API.>", "$JS.ACK.>"}
 
 // Clients who want answers where a worker may not publish do not keep it from
