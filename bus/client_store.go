@@ -80,19 +80,24 @@ func (c *Client) ask(ctx context.Context, m *nats.Msg, decode func(m *nats.Msg) 
 
 // Info implements [kv.Store].
 func (c *Client) Info(ctx context.Context) (kv.Info, error) {
-	info, err := c.ServiceInfo(ctx)
+	info, err := c.ServiceInfo(ctx, kv.ReadOptions{})
 	return info.Info, err
 }
 
 // ServiceInfo describes the service with its store. In the MaxValueSize of the
-// service is what its bus carries.
-func (c *Client) ServiceInfo(ctx context.Context) (Info, error) {
-	return c.serviceInfo(ctx, false)
+// service is what its bus carries. An eventual one is what the worker that answers
+// knows, and needs nothing of the log: it comes during an outage, too.
+func (c *Client) ServiceInfo(ctx context.Context, opts kv.ReadOptions) (Info, error) {
+	return c.serviceInfo(ctx, opts, false)
 }
 
-func (c *Client) serviceInfo(ctx context.Context, once bool) (info Info, err error) {
+func (c *Client) serviceInfo(ctx context.Context, opts kv.ReadOptions, once bool) (info Info, err error) {
+	m, err := c.subjects.EncodeInfo(opts)
+	if err != nil {
+		return Info{}, err
+	}
 	err = c.call(ctx, &request{
-		msg:      c.subjects.EncodeInfo(),
+		msg:      m,
 		harmless: true,
 		once:     once,
 		receive: func(m *nats.Msg) (last bool, err error) {

@@ -109,7 +109,7 @@ func TestClientExistsTTLAndInfo(t *testing.T) {
 	if never {
 		t.Error("no key lives for ever")
 	}
-	info, err := client.ServiceInfo(ctx)
+	info, err := client.ServiceInfo(ctx, kv.ReadOptions{})
 	if err != nil || info.Prefix != "kv" || info.MaxValueSize != 1<<20 || info.Keys != 2 {
 		t.Errorf("info: %+v, %v", info, err)
 	}

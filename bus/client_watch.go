@@ -57,7 +57,7 @@ func (r watchReads) Replay(ctx context.Context, q kv.ReplayQuery) (kv.Replay, er
 }
 
 func (r watchReads) Info(ctx context.Context) (Info, error) {
-	return r.client.serviceInfo(ctx, true)
+	return r.client.serviceInfo(ctx, kv.ReadOptions{}, true)
 }
 
 // Watch implements [kv.Store]. It is [Client.Follow] for events alone; one that

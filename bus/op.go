@@ -143,6 +143,7 @@ var opSpecs = [...]opSpec{
 	OpInfo: {
 		name: "info", scope: ScopeNone, description: "describe the store and the service",
 		body: "empty", reply: "a JSON object",
+		honoured: readHeaders,
 	},
 }
 

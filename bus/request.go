@@ -179,6 +179,16 @@ func (s Subjects) DecodeReplay(subject string, header nats.Header) (kv.ReplayQue
 	return q, nil
 }
 
+// DecodeInfoRequest decodes a request for info: how fresh the answer must be. It
+// fails with [kv.ErrInvalidArgument].
+func DecodeInfoRequest(header nats.Header) (kv.ReadOptions, error) {
+	var hs headers
+	if err := hs.readRequest(OpInfo, header); err != nil {
+		return kv.ReadOptions{}, err
+	}
+	return hs.readOptions()
+}
+
 func (hs *headers) readOptions() (opts kv.ReadOptions, err error) {
 	if opts.Consistency, err = parseHeader(hs, idConsistency, parseConsistency); err != nil {
 		return kv.ReadOptions{}, err

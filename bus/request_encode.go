@@ -150,9 +150,13 @@ func (s Subjects) EncodeReplay(q kv.ReplayQuery) (*nats.Msg, error) {
 	return m, nil
 }
 
-// EncodeInfo encodes a request for info.
-func (s Subjects) EncodeInfo() *nats.Msg {
-	return nats.NewMsg(s.prefix + "." + OpInfo.String())
+// EncodeInfo encodes a request for info. It fails with [kv.ErrInvalidArgument].
+func (s Subjects) EncodeInfo(opts kv.ReadOptions) (*nats.Msg, error) {
+	m := nats.NewMsg(s.prefix + "." + OpInfo.String())
+	if err := setReadOptions(m, opts); err != nil {
+		return nil, err
+	}
+	return m, nil
 }
 
 func (s Subjects) request(op Op, key string) (*nats.Msg, error) {

@@ -425,6 +425,13 @@ func TestReadRoundTrip(t *testing.T) {
 				t.Errorf("scan %+v came back as %+v, %v", q, back, err)
 			}
 		}
+		m, err := s.EncodeInfo(opts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if back, err := DecodeInfoRequest(m.Header); err != nil || back != opts {
+			t.Errorf("info %+v came back as %+v, %v", opts, back, err)
+		}
 		for _, q := range []kv.ReplayQuery{{}, {After: math.MaxUint64, Prefix: ".", Limit: 1, Filter: mustFilter(t, "a")}} {
 			q.ReadOptions = opts
 			m, err := s.EncodeReplay(q)

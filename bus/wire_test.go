@@ -183,7 +183,10 @@ func TestNobodyListens(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := subjects(t).EncodeInfo()
+	m, err := subjects(t).EncodeInfo(kv.ReadOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
 	m.Reply = inbox
 	if err := nc.PublishMsg(m); err != nil {
 		t.Fatal(err)

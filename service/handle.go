@@ -92,7 +92,7 @@ func (w *worker) decodeOptions(m *nats.Msg) (kv.ReadOptions, error) {
 		q, err := w.subjects.DecodeReplay(m.Subject, m.Header)
 		return q.ReadOptions, err
 	default:
-		return kv.ReadOptions{}, nil
+		return bus.DecodeInfoRequest(m.Header)
 	}
 }
 
@@ -127,7 +127,7 @@ func (w *worker) answer(ctx context.Context, m *nats.Msg) (*nats.Msg, error) {
 	case bus.OpReplay:
 		return w.replay(ctx, m)
 	default:
-		return w.info(ctx)
+		return w.info(ctx, m)
 	}
 }
 
@@ -237,7 +237,11 @@ func (w *worker) replay(ctx context.Context, m *nats.Msg) (*nats.Msg, error) {
 	return w.encoder.ReplayEnd(replay.Revision, replay.More), nil
 }
 
-func (w *worker) info(ctx context.Context) (*nats.Msg, error) {
+func (w *worker) info(ctx context.Context, m *nats.Msg) (*nats.Msg, error) {
+	opts, err := bus.DecodeInfoRequest(m.Header)
+	if err != nil {
+		return nil, err
+	}
 	ask := w.store.Info
 	if w.fresh != nil { // it is fresh enough by now
 		ask = w.describe
@@ -245,6 +249,9 @@ func (w *worker) info(ctx context.Context) (*nats.Msg, error) {
 	info, err := ask(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if info.Revision < opts.MinRevision { // a store that does not wait for it
+		return nil, fmt.Errorf("%w: the store is at revision %d, before %d", kv.ErrUnavailable, info.Revision, opts.MinRevision)
 	}
 	var published, lost uint64
 	if w.opts.EventCounts != nil {

@@ -101,6 +101,12 @@ func TestConsistencyOfAPlainStore(t *testing.T) {
 			}
 		}
 	}
+	// It is not told how fresh info has to be, and the service looks at what it says.
+	if info, err := bus.DecodeInfo(request(t, nc, "kv.info", "", bus.HeaderMinRevision, "1")); err != nil || info.Revision != 1 {
+		t.Errorf("info: %+v, %v", info, err)
+	}
+	expect(t, nc, "kv.info", "", "!unavailable", bus.HeaderMinRevision, "2")
+	expect(t, nc, "kv.info", "", "!invalid_argument", bus.HeaderConsistency, "none")
 }
 
 // However many queries wait for a store, they wait together, also while the service
@@ -120,11 +126,8 @@ func TestQueriesWaitTogether(t *testing.T) {
 			expect(t, nc, "kv.set.k", "v", "1")
 			m := nats.NewMsg("kv." + op)
 			m.Reply = nc.NewInbox()
-			want := kv.ReadOptions{}
-			if op != "info" {
-				m.Header.Set(bus.HeaderMinRevision, "1")
-				want.MinRevision = 1
-			}
+			m.Header.Set(bus.HeaderMinRevision, "1")
+			want := kv.ReadOptions{MinRevision: 1}
 			answers, err := nc.SubscribeSync(m.Reply)
 			if err != nil {
 				t.Fatal(err)

@@ -338,6 +338,9 @@ func TestStartWhileTheLogTakesNothing(t *testing.T) {
 	nc := bustest.Connect(t, s)
 	expect(t, nc, "kv.info", "", "!unavailable")
 	expect(t, nc, "kv.get.color", "", "!not_found", "KV-Consistency", "eventual")
+	if info, err := bus.DecodeInfo(request(t, nc, "kv.info", "", "KV-Consistency", "eventual")); err != nil || info.Store != "replicated" {
+		t.Errorf("what the worker knows is %+v, %v", info, err)
+	}
 }
 
 // A deferring store answers from goroutines of its own. The key "panic" panics.
