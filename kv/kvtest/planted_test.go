@@ -294,6 +294,14 @@ var bugs = []struct {
 			return s.Replay(ctx, q)
 		}
 	}},
+	{"replays one event where more have room", "replay/parts of a size", func(s kv.Store, p *planted) {
+		p.replay = func(ctx context.Context, q kv.ReplayQuery) (kv.Replay, error) {
+			if q.MaxBytes > 0 {
+				q.Limit = 1
+			}
+			return s.Replay(ctx, q)
+		}
+	}},
 	{"carries out each repeat", "repeats/increment", func(s kv.Store, p *planted) {
 		p.do = func(ctx context.Context, cmd kv.Command) (kv.Result, error) {
 			cmd.RequestID = ""
