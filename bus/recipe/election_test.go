@@ -53,6 +53,11 @@ func TestElection(t *testing.T) {
 		ada := &strained{Store: store}
 		first := campaign(t, ada, "ada of london")
 		late := observe(t, store)
+		for _, key := range []string{"leader.next", "leaders", "other"} { // which are no election's
+			if _, err := kv.Of(store).Set(t.Context(), key, "eve of nowhere"); err != nil {
+				t.Fatal(err)
+			}
+		}
 		time.Sleep(10 * ttl)
 		var waiting sync.WaitGroup
 		var second *recipe.Leadership
