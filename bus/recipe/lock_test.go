@@ -1,6 +1,7 @@
 package recipe_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"iter"
@@ -351,6 +352,37 @@ func TestLostAnswers(t *testing.T) {
 	})
 }
 
+// An answer that comes when the lock is over gives none.
+func TestAnswerAfterTheEndOfTheLock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &strained{Store: newStore(t)}
+		store.when(func(ctx context.Context, cmd kv.Command) (kv.Result, error) {
+			defer time.Sleep(cmd.TTL - cmd.TTL/100)
+			return store.Store.Do(ctx, cmd)
+		})
+		if l, err := recipe.TryAcquire(t.Context(), store, "lock", recipe.LockOptions{TTL: time.Second}); !errors.Is(err, kv.ErrTimeout) {
+			t.Errorf("%v, %v", l, err)
+		}
+	})
+}
+
+// Who has the answer has the lock, also where the time to wait for it ended just then.
+func TestAcquireEndsWithTheAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &strained{Store: newStore(t)}
+		ctx, cancel := context.WithCancel(t.Context())
+		store.when(func(ctx context.Context, cmd kv.Command) (kv.Result, error) {
+			defer cancel()
+			return store.Store.Do(ctx, cmd)
+		})
+		l, err := recipe.Acquire(ctx, store, "lock", recipe.LockOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		unlock(t, l)
+	})
+}
+
 // Who gives up without an answer does not keep the lock by accident.
 func TestAcquireGivesBackWhatItDoesNotReturn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -422,16 +454,29 @@ func TestWithLock(t *testing.T) {
 				t.Error("the lock is still there")
 			}
 		}
-		err := recipe.WithLock(t.Context(), store, "lock", recipe.LockOptions{}, func(ctx context.Context, _ uint64) error {
-			store.cut()
-			<-ctx.Done()
-			if err := context.Cause(ctx); !errors.Is(err, recipe.ErrLost) {
-				t.Errorf("the cause is %v", err)
+		for _, failed := range []error{nil, failure} {
+			store.do.Store(nil)
+			err := recipe.WithLock(t.Context(), store, "lock", recipe.LockOptions{}, func(ctx context.Context, _ uint64) error {
+				store.cut()
+				<-ctx.Done()
+				if err := context.Cause(ctx); !errors.Is(err, recipe.ErrLost) {
+					t.Errorf("the cause is %v", err)
+				}
+				return failed
+			})
+			if want := cmp.Or(failed, recipe.ErrLost); !errors.Is(err, want) {
+				t.Errorf("%v, want %v", err, want)
 			}
+			time.Sleep(ttl) // what is left of the lock is over
+		}
+		// That it can't be given back is no error of what was done with it.
+		store.do.Store(nil)
+		err := recipe.WithLock(t.Context(), store, "lock", recipe.LockOptions{}, func(context.Context, uint64) error {
+			store.cut()
 			return nil
 		})
-		if !errors.Is(err, recipe.ErrLost) {
-			t.Errorf("%v", err)
+		if err != nil {
+			t.Error(err)
 		}
 	})
 }
