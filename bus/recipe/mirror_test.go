@@ -155,7 +155,7 @@ func same(t testing.TB, m *recipe.Mirror, store kv.Store, prefix string) {
 			t.Errorf("%v, and then %v, %v", entry, got, err)
 		}
 	}
-	if s := m.Status(); all != len(page.Entries) || s.Keys != int64(all) || s.Bytes != bytes {
+	if s := m.Status(); all != len(page.Entries) || s.Keys != int64(all) || s.Bytes != bytes || s.Revision != m.Revision() {
 		t.Errorf("%d entries, status %+v, want %d of %d bytes", all, s, len(page.Entries), bytes)
 	}
 }
@@ -195,6 +195,11 @@ func TestMirrorShowsWhatTheStoreHas(t *testing.T) {
 		if entry, err := m.Read(t.Context(), "other"); entry.Value != "3" || err != nil {
 			t.Errorf("%v, %v", entry, err)
 		}
+		over, cancel := context.WithCancel(t.Context())
+		cancel() // the source would say so
+		if _, err := m.Read(over, "app.a"); !errors.Is(err, kv.ErrNotFound) {
+			t.Errorf("a key that is gone: %v; the mirror knows by itself", err)
+		}
 	})
 }
 
@@ -207,6 +212,9 @@ func TestMirrorIsNotReadyBeforeItHasAll(t *testing.T) {
 		synctest.Wait()
 		if _, err := m.Get("a"); !errors.Is(err, recipe.ErrNotReady) || isLost(m.Ready()) {
 			t.Errorf("half of it is shown: %v", err)
+		}
+		for entry := range m.All() {
+			t.Errorf("half of it is shown: %+v", entry)
 		}
 		if entry, err := m.Read(t.Context(), "a"); entry.Value != "1" || err != nil {
 			t.Errorf("%v, %v", entry, err)
@@ -382,6 +390,9 @@ func TestMirrorEnds(t *testing.T) {
 		waiting.Wait()
 		if _, err := m.Get("a"); !errors.Is(err, kv.ErrClosed) {
 			t.Errorf("%v", err)
+		}
+		if status := m.Status(); !status.Stale || status.Ready {
+			t.Errorf("%+v", status)
 		}
 	})
 	s := newSource(t)
