@@ -7,6 +7,7 @@ import (
 	"iter"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -254,6 +255,35 @@ func TestMirrorReadsOwnWrites(t *testing.T) {
 	})
 }
 
+// Who waits for a near revision does not wait for one that others wait for.
+func TestMirrorWaitsForEachRevision(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSource(t)
+		m := newMirror(t, s, recipe.MirrorOptions{})
+		ctx, cancel := context.WithCancel(t.Context())
+		var waiting sync.WaitGroup
+		defer waiting.Wait()
+		defer cancel()
+		var near atomic.Bool
+		for _, revision := range []uint64{5, 1, 9} {
+			waiting.Go(func() {
+				err := m.WaitFor(ctx, revision)
+				if revision == 1 {
+					near.Store(err == nil)
+				} else if !errors.Is(err, context.Canceled) {
+					t.Errorf("revision %d: %v", revision, err)
+				}
+			})
+			synctest.Wait()
+		}
+		set(t, s, "key", "value")
+		synctest.Wait()
+		if !near.Load() {
+			t.Error("revision 1 is there, and who waits for it waits on")
+		}
+	})
+}
+
 func TestMirrorDoesNotShowWhatHasExpired(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSource(t)
@@ -326,14 +356,18 @@ func TestMirrorTellsThatItIsStale(t *testing.T) {
 		var told []bus.NoticeKind
 		m := newMirror(t, s, recipe.MirrorOptions{FollowOptions: bus.FollowOptions{Notify: func(n bus.Notice) { told = append(told, n.Kind) }}})
 		<-m.Ready()
-		s.notice <- bus.Notice{Kind: bus.NoticeStale, Err: kv.ErrUnavailable}
-		synctest.Wait()
-		if status := m.Status(); !status.Stale || !errors.Is(status.Cause, kv.ErrUnavailable) {
-			t.Errorf("%+v", status)
+		began := time.Now()
+		for _, cause := range []error{kv.ErrUnavailable, kv.ErrTimeout} { // the first tells since when, and why
+			s.notice <- bus.Notice{Kind: bus.NoticeStale, Err: cause}
+			synctest.Wait()
+			if status := m.Status(); !status.Stale || !status.Since.Equal(began) || !errors.Is(status.Cause, kv.ErrUnavailable) {
+				t.Errorf("%+v, want %v since %v", status, kv.ErrUnavailable, began)
+			}
+			time.Sleep(time.Second)
 		}
 		s.notice <- bus.Notice{Kind: bus.NoticeLive}
 		synctest.Wait()
-		if status := m.Status(); status.Stale || len(told) != 2 {
+		if status := m.Status(); status.Stale || len(told) != 3 {
 			t.Errorf("%+v, told %v", status, told)
 		}
 	})
