@@ -212,6 +212,17 @@ func TestWaitEndsWithItsContext(t *testing.T) {
 			t.Errorf("a try: %v", err)
 		}
 		unlock(t, l)
+
+		away := &strained{Store: store}
+		away.when(func(context.Context, kv.Command) (kv.Result, error) { return kv.Result{}, kv.ErrUnavailable })
+		ctx, cancel = context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		began = time.Now()
+		_, err = recipe.Acquire(ctx, away, "lock", recipe.LockOptions{})
+		if !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, kv.ErrUnavailable) {
+			t.Errorf("an hour later, without the service: %v", err)
+		}
+		about(t, "the error", time.Since(began), time.Hour)
 	})
 }
 
