@@ -263,8 +263,7 @@ func decodeCommand(f fields, cmd *kv.Command) error {
 			f.unknown()
 		}
 	}
-	switch {
-	case f.err != nil:
+	switch { // only the first fault counts
 	case cmd.Op == 0:
 		f.fail("it has no operation")
 	case limits != (cmd.Op == kv.OpSetLimits):
