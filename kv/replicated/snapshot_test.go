@@ -322,6 +322,11 @@ func end(keys byte, data []byte) string {
 	return string(append([]byte{0x1a, byte(len(body))}, body...))
 }
 
+// ended returns a snapshot with its last block.
+func ended(keys byte, data []byte) []byte {
+	return append(data, framed(end(keys, data))[len(snapshotMagic)+1:]...)
+}
+
 // TestSnapshotStrict has snapshots whose checksums are right.
 func TestSnapshotStrict(t *testing.T) {
 	const (
@@ -371,9 +376,7 @@ func TestSnapshotStrict(t *testing.T) {
 		{"negative deadline", []string{header, "\x12\x0e\x0a\x01a\x20\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"}, 2, "entry: field 4"},
 		{"key twice", []string{header, "\x12\x06\x0a\x01a\x0a\x01a"}, 2, "entry: field 1 after field 1"},
 	} {
-		data := framed(tt.blocks...)
-		data = append(data, framed(end(tt.keys, data))[len(snapshotMagic)+1:]...)
-		_, entries, err := readAll(bytes.NewReader(data))
+		_, entries, err := readAll(bytes.NewReader(ended(tt.keys, framed(tt.blocks...))))
 		switch {
 		case tt.want == "":
 			if err != nil || len(entries) != 2 {
@@ -384,16 +387,21 @@ func TestSnapshotStrict(t *testing.T) {
 		}
 	}
 
+	for version := byte(1); version <= snapshotVersion; version++ {
+		if _, entries, err := readAll(bytes.NewReader(ended(2, framedAs(version, header, a, b)))); err != nil || len(entries) != 2 {
+			t.Errorf("version %d: %+v, %v", version, entries, err)
+		}
+	}
 	sound := framed(header, a, b)
 	other := framed(header, a+b)
 	for name, data := range map[string][]byte{
 		"the end of another":    append(sound, framed(end(2, other))[len(snapshotMagic)+1:]...),
 		"a block of 4 GiB":      append([]byte("kvbs\x01"), "\xff\xff\xff\xff\x00\x00\x00\x00"...),
 		"a block never to come": append([]byte("kvbs\x01"), "\x00\x00\x00\x01\x00\x00\x00\x00"...),
-		"version 0":             framedAs(0, header, a, b),
-		"a later version":       framedAs(snapshotVersion+1, header, a, b),
-		"requests in version 1": framedAs(1, header, r, a, b),
-		"limits in version 1":   framedAs(1, "\x0a\x06\x20\x02\x2a\x02\x20\x01", a, b),
+		"version 0":             ended(2, framedAs(0, header, a, b)),
+		"a later version":       ended(2, framedAs(snapshotVersion+1, header, a, b)),
+		"requests in version 1": ended(2, framedAs(1, header, r, a, b)),
+		"limits in version 1":   ended(2, framedAs(1, "\x0a\x06\x20\x02\x2a\x02\x20\x01", a, b)),
 		"a log record":          []byte(recordMagic + "\x01"),
 	} {
 		checkAllocation(t, len(data), func() {
@@ -414,8 +422,7 @@ func FuzzReadSnapshot(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data, header, entries []byte, keys byte) {
 		// One as it is, and one with the checksums that it would hardly find by
 		// chance.
-		sealed := framed(string(header), string(entries))
-		sealed = append(sealed, framed(end(keys, sealed))[len(snapshotMagic)+1:]...)
+		sealed := ended(keys, framed(string(header), string(entries)))
 		for _, data := range [][]byte{data, sealed} {
 			var h snapshotHeader
 			var all []kv.Entry
