@@ -393,9 +393,12 @@ func TestSnapshotStrict(t *testing.T) {
 		}
 	}
 	sound := framed(header, a, b)
+	last := end(2, sound)
 	other := framed(header, a+b)
 	for name, data := range map[string][]byte{
 		"the end of another":    append(sound, framed(end(2, other))[len(snapshotMagic)+1:]...),
+		"an end with more":      append(framed(header, a, b), framed("\x1a" + string([]byte{last[1] + 2}) + last[2:] + "\x18\x01")[len(snapshotMagic)+1:]...),
+		"an end beside more":    append(framed(header, a, b), framed(last + "\x22\x00")[len(snapshotMagic)+1:]...),
 		"a block of 4 GiB":      append([]byte("kvbs\x01"), "\xff\xff\xff\xff\x00\x00\x00\x00"...),
 		"a block never to come": append([]byte("kvbs\x01"), "\x00\x00\x00\x01\x00\x00\x00\x00"...),
 		"version 0":             ended(2, framedAs(0, header, a, b)),
