@@ -2,6 +2,8 @@ package replicated
 
 import (
 	"context"
+	"fmt"
+	"maps"
 	"testing"
 	"time"
 
@@ -11,6 +13,77 @@ import (
 	"kvbus/kv"
 	"kvbus/kv/machine"
 )
+
+// Each batch of a worker is applied once, and none before the one that it follows. A
+// worker says from which on it still waits for any, as of those before some may never
+// come.
+func TestBatchesOfAWorker(t *testing.T) {
+	s := sessions{}
+	for i, tt := range []struct {
+		worker       string
+		number, base uint64
+		want         verdict
+	}{
+		{"a", 2, 1, outOfOrder},
+		{"a", 1, 1, accepted},
+		{"a", 1, 1, repeated},
+		{"a", 3, 1, outOfOrder},
+		{"b", 1, 0, accepted}, // of another count
+		{"a", 2, 1, accepted},
+		{"a", 1, 1, repeated},
+		{"a", 2, 2, repeated},
+		{"a", 5, 4, outOfOrder},
+		{"a", 5, 5, accepted}, // 3 and 4 are given up
+		{"a", 4, 4, repeated},
+		{"a", 6, 2, accepted},
+		{"c", 7, 7, accepted}, // the first that is seen, or it was forgotten
+		{"c", 6, 6, repeated},
+		{"d", 7, 6, outOfOrder},
+	} {
+		before := maps.Clone(s)
+		if got := s.judge(&batch{Worker: tt.worker, Number: tt.number, Base: tt.base}, int64(i)); got != tt.want {
+			t.Fatalf("batch %d, %+v: verdict %d, want %d", i, tt, got, tt.want)
+		}
+		if want := (session{tt.worker, tt.number, int64(i)}); tt.want == accepted && s[tt.worker] != want {
+			t.Errorf("batch %d: the session is %+v, want %+v", i, s[tt.worker], want)
+		} else if tt.want != accepted && !maps.Equal(s, before) {
+			t.Errorf("batch %d was not accepted, and the sessions are %+v, before %+v", i, s, before)
+		}
+	}
+}
+
+// Workers that are long gone are forgotten where there are many, when another one comes.
+func TestWorkersAreForgotten(t *testing.T) {
+	s := sessions{}
+	first := func(worker string, now int64) {
+		t.Helper()
+		if got := s.judge(&batch{Worker: worker, Number: 1}, now); got != accepted {
+			t.Fatalf("the first batch of %s: verdict %d", worker, got)
+		}
+	}
+	idle := int64(sessionIdle)
+	for i := range sessionsKept - 1 {
+		first(fmt.Sprint("w", i), 1)
+	}
+	first("stays", 2)
+	for _, step := range []struct {
+		worker string
+		now    int64
+		want   int
+	}{
+		{"soon", idle + 1, sessionsKept + 1},
+		{"later", idle + 2, 3}, // it, and those that were seen later
+		{"few", 9 * idle, 4},
+	} {
+		first(step.worker, step.now)
+		if len(s) != step.want {
+			t.Errorf("after the first batch of %s there are %d workers, want %d", step.worker, len(s), step.want)
+		}
+	}
+	if s["stays"].Number != 1 {
+		t.Errorf("a worker that was heard of in time is forgotten")
+	}
+}
 
 // Who comes before a worker is who was heard of since that began, and lately.
 func TestPlace(t *testing.T) {
