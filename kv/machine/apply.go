@@ -219,20 +219,22 @@ func (m *Machine) remove(n *node, kind kv.EventKind, trace kv.Trace) {
 
 // emit adds the event of the mutation that led to the current revision.
 func (m *Machine) emit(kind kv.EventKind, key string, old, next *version, trace kv.Trace) {
-	event := m.ring.push()
-	event.Kind = kind
-	event.Key = key
-	event.Revision = m.revision.Load()
-	event.PreviousRevision = old.rev()
-	event.Time = instant(m.now)
-	event.Trace = trace
+	r := m.ring.push()
+	r.kind = kind
+	r.key = key
+	r.previous = old.rev()
+	r.time = m.now
+	if trace != (kv.Trace{}) {
+		t := trace // or each event would allocate one
+		r.trace = &t
+	}
 	if next != nil {
-		event.ExpiresAt = instant(next.deadline)
+		r.deadline = next.deadline
 		if kind == kv.EventSet {
-			event.Value = next.value
+			r.value = next.value
 		}
 	}
-	m.ring.pushed(event)
+	m.ring.pushed(r)
 }
 
 // admit checks the limits for writing value under key.

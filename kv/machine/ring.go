@@ -7,8 +7,8 @@ import (
 )
 
 // EventOverhead is what the ring counts for an event beside its key and value,
-// in bytes: the size of the event itself.
-const EventOverhead = 136
+// in bytes: the size of its record.
+const EventOverhead = 72
 
 // readBytes is what a read copies at most, by the same count, unless its first event
 // is larger: whoever takes long over a copy holds that much beside the ring.
@@ -24,29 +24,65 @@ type ring struct {
 	maxEvents int
 	maxBytes  int64
 
-	chunks []*[ringChunk]kv.Event // the oldest first
-	spare  *[ringChunk]kv.Event   // emptied, to be used again
-	first  int                    // index of the oldest event in chunks[0]
+	chunks []*[ringChunk]record // the oldest first
+	spare  *[ringChunk]record   // emptied, to be used again
+	first  int                  // index of the oldest event in chunks[0]
 	events int
 	bytes  int64
+}
+
+// A record is an event in the ring, which is read far less often than it is written,
+// and should leave the processor's caches to the keys. Its revision is its place.
+type record struct {
+	key, value string
+	trace      *kv.Trace // nil for none
+	previous   uint64
+	time       int64 // Unix nanoseconds, as is the deadline
+	deadline   int64 // 0 for none
+	kind       kv.EventKind
+}
+
+// event returns the event of the record that is at a revision.
+func (r *record) event(revision uint64) kv.Event {
+	event := kv.Event{
+		Kind:             r.kind,
+		Key:              r.key,
+		Value:            r.value,
+		Revision:         revision,
+		PreviousRevision: r.previous,
+		Time:             instant(r.time),
+		ExpiresAt:        instant(r.deadline),
+	}
+	if r.trace != nil {
+		event.Trace = *r.trace
+	}
+	return event
+}
+
+func (r *record) cost() int64 {
+	size := int64(EventOverhead + len(r.key) + len(r.value))
+	if r.trace != nil {
+		size += int64(len(r.trace.Parent) + len(r.trace.State))
+	}
+	return size
 }
 
 func newRing(maxEvents int, maxBytes int64) ring {
 	return ring{maxEvents: maxEvents, maxBytes: maxBytes}
 }
 
-// at returns the event at position i, counted from the oldest.
-func (r *ring) at(i int) *kv.Event {
+// at returns the record at position i, counted from the oldest.
+func (r *ring) at(i int) *record {
 	i += r.first
 	return &r.chunks[i/ringChunk][i%ringChunk]
 }
 
-// push returns the place of a new event, which is empty; pushed must follow.
-func (r *ring) push() *kv.Event {
+// push returns the record of a new event, which is empty; pushed must follow.
+func (r *ring) push() *record {
 	if r.first+r.events == len(r.chunks)*ringChunk {
 		chunk := r.spare
 		if r.spare = nil; chunk == nil {
-			chunk = new([ringChunk]kv.Event)
+			chunk = new([ringChunk]record)
 		}
 		r.chunks = append(r.chunks, chunk)
 	}
@@ -54,10 +90,10 @@ func (r *ring) push() *kv.Event {
 	return r.at(r.events - 1)
 }
 
-// pushed accounts for the event that was put in the place of the last push, and
-// drops old ones that are over the bounds.
-func (r *ring) pushed(event *kv.Event) {
-	r.bytes += cost(event)
+// pushed accounts for what was put in the record of the last push, and drops old
+// events that are over the bounds.
+func (r *ring) pushed(newest *record) {
+	r.bytes += newest.cost()
 	for r.events > 1 && (r.events > r.maxEvents || r.bytes > r.maxBytes) {
 		r.drop()
 	}
@@ -66,17 +102,13 @@ func (r *ring) pushed(event *kv.Event) {
 // drop lets go of the oldest event.
 func (r *ring) drop() {
 	oldest := r.at(0)
-	r.bytes -= cost(oldest)
-	*oldest = kv.Event{}
+	r.bytes -= oldest.cost()
+	*oldest = record{}
 	r.events--
 	if r.first++; r.first == ringChunk {
 		r.spare, r.chunks[0] = r.chunks[0], nil
 		r.chunks, r.first = r.chunks[1:], 0
 	}
-}
-
-func cost(event *kv.Event) int64 {
-	return int64(EventOverhead + len(event.Key) + len(event.Value) + len(event.Trace.Parent) + len(event.Trace.State))
 }
 
 // oldest returns the revision of the oldest event held, given the newest.
@@ -94,11 +126,11 @@ func (r *ring) read(after, revision uint64, buf []kv.Event) (int, error) {
 	first := int(after + 1 - oldest)
 	n, size := 0, int64(0)
 	for ; n < min(len(buf), r.events-first); n++ {
-		event := r.at(first + n)
-		if size += cost(event); size > readBytes && n > 0 {
+		rec := r.at(first + n)
+		if size += rec.cost(); size > readBytes && n > 0 {
 			break
 		}
-		buf[n] = *event
+		buf[n] = rec.event(after + 1 + uint64(n))
 	}
 	return n, nil
 }
