@@ -27,7 +27,7 @@ func (s *Store) apply(sequence uint64, now int64, b *batch, size int) {
 			outcomes = make([]outcome, 0, len(b.Commands))
 		}
 		verdict, outcomes = step(m, s.sessions, b, now, outcomes)
-		if own && s.begun == 0 {
+		if own && (s.begun == 0 || now < s.begun) { // the log's clock may be set back
 			s.begun = now
 		}
 		s.applied.Store(sequence)

@@ -152,3 +152,28 @@ func TestWorkerDoesNotWaitForTheDead(t *testing.T) {
 		t.Errorf("after a write it waits for %d workers, %v", place(), err)
 	}
 }
+
+// A worker that began by a clock that was ahead waits for others again once that is set
+// back, not when it has caught up.
+func TestPlaceAfterTheClockIsSetBack(t *testing.T) {
+	s := &Store{id: "me", sessions: sessions{}, shared: machine.Share(machine.New(machine.Options{}))}
+	const back = int64(time.Hour)
+	for i, tt := range []struct {
+		worker string
+		at     int64
+		want   int
+	}{
+		{"a", 2*back - 1, 1}, // "me" has not begun
+		{"me", 2 * back, 0},
+		{"a", back, 0},
+		{"me", back + 1, 0},
+		{"a", back + 2, 1},
+		{"me", back + 3, 1},
+	} {
+		number := s.sessions[tt.worker].Number + 1
+		s.apply(uint64(i+1), tt.at, &batch{Worker: tt.worker, Number: number, Base: number}, 0)
+		if got := s.place(); got != tt.want {
+			t.Errorf("after batch %d, of %s: place %d, want %d", i, tt.worker, got, tt.want)
+		}
+	}
+}

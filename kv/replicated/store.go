@@ -40,7 +40,7 @@ type Store struct {
 
 	shared    *machine.Shared
 	sessions  sessions      // under the lock of shared
-	begun     int64         // time of this worker's first batch, in Unix nanoseconds; likewise
+	begun     int64         // earliest time of this worker's batches, in Unix nanoseconds; likewise
 	due       snapshotDue   // likewise
 	applied   atomic.Uint64 // sequence of the last record applied
 	positions positions
