@@ -57,7 +57,7 @@ func TestTooManySubscriptions(t *testing.T) {
 }
 
 // rights are those of a worker in cmd/OPERATING.md.
-var rights = []string{"_INBOX.>", "kv.events.>", "kv.revision", "$SRV.>", "$KVBUS.>", "$JS.API.>", "$JS.ACK.>"}
+var rights = []string{"_INBOX.>", "kv.events.>", "kv.revision", "$SRV.>", "$KVBUS.>", "$O.>", "$JS.API.>", "$JS.ACK.>"}
 
 // Clients who want answers where a worker may not publish do not keep it from
 // starting, and do not hide from it what it may not do.
