@@ -460,6 +460,7 @@ func FuzzDecodeRequest(f *testing.F) {
 	f.Add(uint8(OpKeys), "user.=", "KV-Limit", "3", "KV-Filter", "user.*", []byte(nil))
 	f.Add(uint8(OpReplay), "=", "KV-From-Revision", "3", "KV-Cursor", "4", []byte(nil))
 	f.Add(uint8(OpClear), "", "KV-Filter", "x", "", "", []byte(nil))
+	f.Add(uint8(OpInfo), "", "KV-Consistency", "eventual", "KV-Min-Revision ", "1", []byte(nil))
 	s := testSubjects(f)
 	f.Fuzz(func(t *testing.T, o uint8, tail, name1, value1, name2, value2 string, body []byte) {
 		op := Op(o % uint8(len(opSpecs)+1))
@@ -513,6 +514,19 @@ func FuzzDecodeRequest(f *testing.F) {
 			}
 			if back, err := s.DecodeReplay(m.Subject, m.Header); err != nil || back != q {
 				t.Fatalf("%+v came back as %+v, %v", q, back, err)
+			}
+		case op == OpInfo:
+			var opts kv.ReadOptions
+			if opts, err = DecodeInfoRequest(header); err != nil {
+				half = opts != kv.ReadOptions{}
+				break
+			}
+			m, err := s.EncodeInfo(opts)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if back, err := DecodeInfoRequest(m.Header); err != nil || back != opts {
+				t.Fatalf("%+v came back as %+v, %v", opts, back, err)
 			}
 		default:
 			var key string
