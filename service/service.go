@@ -149,6 +149,9 @@ type Service struct {
 	discovery discovery
 	claim     *claim
 	requests  subscriptions
+	refusals  refusals
+	release   func()      // of the connection's errors
+	serving   atomic.Bool // it has started
 	lanes     []*lane
 	workers   sync.WaitGroup
 
@@ -163,10 +166,12 @@ func Start(ctx context.Context, nc *nats.Conn, store kv.Store, opts Options) (*S
 	if err != nil {
 		return nil, err
 	}
+	s.release = s.noteRefusals()
 	if err := s.start(ctx); err != nil {
 		s.abandon()
 		return nil, err
 	}
+	s.serving.Store(true)
 	return s, nil
 }
 
@@ -305,11 +310,15 @@ func (s *Service) ID() string { return s.discovery.identity.ID }
 func (s *Service) Stats() micro.Stats { return s.discovery.stats() }
 
 // Recheck does what is due when the connection was away, or leads to another
-// server, and now and then, as servers may have lost each other for a while: it says
+// server, and now and then, as servers may have lost each other for a while: it connects
+// anew where the server takes subscriptions again that it has refused, says
 // in the log if this one carries values of another size, and compares this worker's
 // claim on its prefix with those of others again. [Options.OnLost] is called if the
 // claim is lost.
 func (s *Service) Recheck(ctx context.Context) error {
+	if renewed, err := s.renew(ctx); renewed || err != nil {
+		return err // who calls does so again when it is connected
+	}
 	s.tellLimit()
 	if err := s.claim.askAll(); err != nil {
 		return err

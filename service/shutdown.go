@@ -45,6 +45,7 @@ func (s *Service) Stop(ctx context.Context) error {
 // stop is Stop, which waits for it no longer than ctx says, and returns when all is
 // answered.
 func (s *Service) stop(ctx context.Context) error {
+	defer s.release()
 	connected, release := whileConnected(ctx, s.nc)
 	defer release()
 

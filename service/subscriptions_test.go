@@ -3,7 +3,9 @@ package service_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -118,4 +120,138 @@ func TestRightsOfAWorker(t *testing.T) {
 			expectRefusal(name)
 		}
 	}
+}
+
+// A right or a limit that the server takes from a worker while that serves, if only by
+// mistake, comes back without a subscription of those that were refused meanwhile.
+func TestSubscriptionsThatWereRefused(t *testing.T) {
+	for name, taken := range map[string]struct{ denied, limits string }{
+		"some":         {`"kv.get.>", "kv.clear", "store"`, ""},
+		"all":          {`"kv.>", "$SRV.>", "_INBOX.>", "store"`, ""},
+		"by the limit": {"", "max_subs: 5"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			options := func(denied, limits string) (opts server.Options) {
+				text := fmt.Sprintf(`accounts: { A: {
+					users: [
+						{user: client, password: x}
+						{user: worker, password: x, permissions: {subscribe: {deny: [%s]}}}
+					]
+					limits: {%s}
+				}}`, denied, limits)
+				if err := opts.ProcessConfigString(text); err != nil {
+					t.Fatal(err)
+				}
+				opts.AuthTimeout = patience.Seconds()
+				return opts
+			}
+			s := bustest.StartServer(t, options("", ""))
+			reload := func(denied, limits string) {
+				opts := options(denied, limits)
+				opts.Host, opts.Port = "127.0.0.1", server.RANDOM_PORT
+				opts.NoSigs, opts.NoLog = true, true
+				if err := s.ReloadOptions(&opts); err != nil {
+					t.Fatal(err)
+				}
+			}
+			client := bustest.Connect(t, s, nats.UserInfo("client", "x"))
+			reconnected := make(chan struct{}, 9)
+			nc := bustest.Connect(t, s, nats.UserInfo("worker", "x"), silent,
+				nats.MaxReconnects(-1), nats.ReconnectWait(time.Millisecond),
+				nats.ReconnectHandler(func(*nats.Conn) { reconnected <- struct{}{} }))
+			store := memory.New(memory.Options{})
+			t.Cleanup(func() { store.Close() })
+			stores, err := nc.SubscribeSync("store")
+			if err != nil {
+				t.Fatal(err)
+			}
+			log := new(lines)
+			svc, err := service.Start(t.Context(), nc, store, service.Options{ClaimWait: time.Millisecond, Logger: slog.New(slog.NewTextHandler(log, nil))})
+			if err != nil {
+				t.Fatal(err)
+			}
+			before := nc.NumSubscriptions()
+			expect(t, client, "kv.set.color", "blue", "1")
+
+			reload(taken.denied, taken.limits)
+			if taken.limits != "" { // which counts when a subscription is made
+				if err := nc.ForceReconnect(); err != nil {
+					t.Fatal(err)
+				}
+				<-reconnected
+			}
+			waitUntil(t, "a request to reach nobody", func() bool { return len(unserved(t, client)) > 0 })
+			if err := svc.Recheck(t.Context()); err != nil {
+				t.Error(err)
+			}
+			if len(unserved(t, client)) == 0 {
+				t.Error("what the server refuses is served")
+			}
+
+			reload("", "")
+			waitUntil(t, "the worker to say that all is well", func() bool {
+				_ = svc.Recheck(t.Context()) // fails while the connection is on its way back
+				return strings.Contains(log.String(), "takes all subscriptions")
+			})
+			if subjects := unserved(t, client); len(subjects) > 0 {
+				t.Errorf("not served: %q", subjects)
+			}
+			expect(t, client, "kv.clear", "", "2")
+			if err := client.Publish("store", nil); err != nil {
+				t.Error(err)
+			}
+			if _, err := stores.NextMsg(patience); err != nil {
+				t.Errorf("what another user of the connection is subscribed to does not come: %v", err)
+			}
+			for _, once := range []string{"refuses subscriptions", "takes all subscriptions"} {
+				if n := strings.Count(log.String(), once); n != 1 {
+					t.Errorf("the log tells %q %d times: %s", once, n, log)
+				}
+			}
+			waitUntil(t, "the refused ones to be gone", func() bool {
+				return nc.Flush() == nil && nc.NumSubscriptions() == before
+			})
+		})
+	}
+}
+
+// unserved returns to which of more subjects than the limit has room for nobody listens.
+func unserved(t *testing.T, client *nats.Conn) (subjects []string) {
+	t.Helper()
+	for _, subject := range []string{"kv.get.color", "kv.exists.color", "kv.ttl.color", "kv.keys", "kv.keys.c", "kv.info", "kv.incr.n", "kv.touch.n"} {
+		if _, err := client.Request(subject, nil, patience); errors.Is(err, nats.ErrNoResponders) {
+			subjects = append(subjects, subject)
+		} else if err != nil {
+			t.Errorf("%s: %v", subject, err)
+		}
+	}
+	return subjects
+}
+
+// waitUntil asks until it is so. To ask takes a round trip to the server.
+func waitUntil(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	for late := time.Now().Add(patience); !is(); {
+		if time.Now().After(late) {
+			t.Fatalf("timed out waiting for %s", what)
+		}
+	}
+}
+
+// lines is a log that is read while it is written.
+type lines struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *lines) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(b)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
 }
