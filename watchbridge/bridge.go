@@ -23,6 +23,9 @@ const (
 	// comes to nothing, up to maxRetryDelay.
 	retryDelay    = 100 * time.Millisecond
 	maxRetryDelay = 2 * time.Second
+	// otherFailure is after how long a session that fails as the one before is told of
+	// again: it is of another time.
+	otherFailure = time.Minute
 )
 
 // A Source is a store whose events are published. What it has dropped is counted by
@@ -117,6 +120,7 @@ func (b *Bridge) Stats() Stats {
 func (b *Bridge) run(ctx context.Context) {
 	defer close(b.done)
 	defer b.cancel()
+	told := ""
 	for delay := retryDelay; ; delay = min(2*delay, maxRetryDelay) {
 		begun, before := time.Now(), b.confirmed.Load()
 		err := b.session(ctx)
@@ -126,7 +130,13 @@ func (b *Bridge) run(ctx context.Context) {
 		if b.confirmed.Load() != before || time.Since(begun) > maxRetryDelay {
 			delay = retryDelay // it went well for a while
 		}
-		b.interrupted(err)
+		if b.confirmed.Load() != before || time.Since(begun) > otherFailure {
+			told = ""
+		}
+		if text := err.Error(); text != told { // the others say the same
+			told = text
+			b.interrupted(err)
+		}
 		pause(ctx, delay)
 	}
 }

@@ -2,13 +2,16 @@ package watchbridge_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"iter"
 	"log/slog"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -468,5 +471,61 @@ func TestConnectionsInVain(t *testing.T) {
 	defer cancel()
 	if err := bridge.Wait(ctx); err != nil {
 		t.Error(err)
+	}
+}
+
+// A failing source ends the watches of one session after the other with an error, and is
+// closed in the end.
+type failing struct {
+	watchbridge.Source
+	session  *atomic.Int64 // counted from 1
+	failures []string
+}
+
+func (f failing) Watch(context.Context, kv.WatchOptions) iter.Seq2[kv.Event, error] {
+	return func(yield func(kv.Event, error) bool) {
+		// Another watch of a session is before it has its connection.
+		if i := max(f.session.Load(), 1); int(i) > len(f.failures) {
+			yield(kv.Event{}, kv.ErrClosed)
+		} else {
+			yield(kv.Event{}, errors.New(f.failures[i-1]))
+		}
+	}
+}
+
+// What ends one session after the other is told once, until it is something else.
+func TestSameFailureIsToldOnce(t *testing.T) {
+	t.Parallel()
+	s := bustest.StartServer(t, server.Options{})
+	subjects, err := bus.NewSubjects("kv")
+	if err != nil {
+		t.Fatal(err)
+	}
+	store := memory.New(memory.Options{})
+	t.Cleanup(func() { store.Close() })
+	told := make(chan string, 10)
+	source := failing{store, new(atomic.Int64), []string{"one", "one", "another"}}
+	bridge := watchbridge.Start(source, watchbridge.Options{
+		Dial: func(context.Context) (*nats.Conn, error) {
+			nc, err := bustest.Dial(s.ClientURL(), nats.NoReconnect())
+			source.session.Add(1)
+			return nc, err
+		},
+		Subjects: subjects,
+		Logger:   slog.New(slog.NewTextHandler(logWriter(func(line string) { told <- line }), nil)),
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := bridge.Wait(ctx); err != nil {
+		t.Error(err)
+	}
+	close(told)
+	var failures []string
+	for line := range told {
+		_, text, _ := strings.Cut(line, " error=")
+		failures = append(failures, strings.Fields(text)[0])
+	}
+	if want := []string{"one", "another"}; !slices.Equal(failures, want) {
+		t.Errorf("the log tells of %q, want %q", failures, want)
 	}
 }
