@@ -1,6 +1,15 @@
 package embedded
 
-import "testing"
+import (
+	"log/slog"
+	"testing"
+	"time"
+)
+
+// RouteFailures returns what decides how a line of nats-server's log is logged.
+func RouteFailures() func(level slog.Level, message string, now time.Time) (as slog.Level, show bool, omitted int) {
+	return new(routeFailures).level
+}
 
 // EndJetStream does what nats-server itself does when it can't write to its disk.
 func (s *Server) EndJetStream(t *testing.T) {

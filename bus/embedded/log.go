@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	srvlog "github.com/nats-io/nats-server/v2/logger"
 	"github.com/nats-io/nats-server/v2/server"
@@ -43,7 +44,7 @@ func newNATSLog(so *server.Options, logger *slog.Logger) (*natsLog, error) {
 	ctx := context.Background()
 	up := new(atomic.Bool)
 	return &natsLog{
-		newFatalTrap(slogAdapter{logger, up}),
+		newFatalTrap(slogAdapter{logger, up, new(routeFailures)}),
 		logger.Enabled(ctx, slog.LevelDebug),
 		logger.Enabled(ctx, LevelTrace),
 		io.NopCloser(nil),
@@ -80,6 +81,7 @@ func openLogFile(so *server.Options) (*srvlog.Logger, error) {
 type slogAdapter struct {
 	logger *slog.Logger
 	up     *atomic.Bool
+	routes *routeFailures
 }
 
 var _ server.Logger = slogAdapter{}
@@ -110,7 +112,69 @@ func (a slogAdapter) log(level slog.Level, format string, v []any) {
 	if strings.Trim(message, "-") == "" {
 		return
 	}
+	level, show, omitted := a.routes.level(level, message, time.Now())
+	if !show || !a.logger.Enabled(ctx, level) {
+		return
+	}
+	if omitted > 0 {
+		a.logger.Log(ctx, level, message, "like_it_not_logged", omitted)
+		return
+	}
 	a.logger.Log(ctx, level, message)
+}
+
+const (
+	// routeFailurePause is how long a failure of TLS between servers that was logged is
+	// not logged again. They try each other about once a second, by several connections
+	// from both sides, for as long as a certificate is wrong.
+	routeFailurePause = time.Minute
+	// routeFailureKinds bounds how many failures are told apart.
+	routeFailureKinds = 100
+)
+
+// routeFailures are those of TLS between servers, by what they are.
+type routeFailures struct {
+	mu    sync.Mutex
+	kinds map[string]*routeFailure
+}
+
+type routeFailure struct {
+	logged  time.Time
+	omitted int
+}
+
+// level returns at which level to log a line, whether to log it at all, and how many that
+// are like it were not logged.
+func (r *routeFailures) level(level slog.Level, message string, now time.Time) (as slog.Level, show bool, omitted int) {
+	if strings.HasSuffix(message, " - Router connection closed: TLS Handshake Failure") {
+		return slog.LevelDebug, true, 0 // follows the error
+	}
+	_, failure, ok := strings.Cut(message, " - TLS route handshake error: ")
+	if !ok {
+		return level, true, 0
+	}
+	// Some have the time in them.
+	kind := strings.Map(func(c rune) rune {
+		if c >= '0' && c <= '9' {
+			return -1
+		}
+		return c
+	}, failure)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	last := r.kinds[kind]
+	if last == nil {
+		if len(r.kinds) >= routeFailureKinds || r.kinds == nil {
+			r.kinds = map[string]*routeFailure{}
+		}
+		last = &routeFailure{}
+		r.kinds[kind] = last
+	} else if now.Sub(last.logged) < routeFailurePause {
+		last.omitted++
+		return level, false, 0
+	}
+	omitted, last.logged, last.omitted = last.omitted, now, 0
+	return level, true, omitted
 }
 
 // fatalTrap keeps nats-server from believing that a fatal error ends the
