@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"strconv"
 	"syscall"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/spf13/cobra"
@@ -17,6 +18,9 @@ import (
 	"kvbus/config"
 	"kvbus/kv"
 )
+
+// lastLine is how long a watch that is told to stop waits for a reader that takes nothing.
+const lastLine = time.Second
 
 func (a *app) watchCommand() *cobra.Command {
 	var opts bus.FollowOptions
@@ -137,7 +141,30 @@ func (a *app) watch(ctx context.Context, cfg config.Config, opts bus.FollowOptio
 	}
 	defer func() { _ = client.Close() }() // it never fails
 
-	opts.Notify = func(n bus.Notice) { logNotice(ctx, logger, n) }
+	opts.Notify = func(n bus.Notice) {
+		var lost error // why the connection does not come back, as a certificate that has expired
+		if !nc.IsConnected() {
+			lost = nc.LastError()
+		}
+		logNotice(ctx, logger, n, lost)
+	}
+	printed := make(chan error, 1)
+	go func() { printed <- a.printChanges(ctx, client, opts) }()
+	select {
+	case err := <-printed:
+		return err
+	case <-ctx.Done():
+	}
+	select {
+	case err := <-printed:
+		return err
+	case <-time.After(lastLine):
+		return nil
+	}
+}
+
+// printChanges prints what happens until ctx ends, or nobody reads it any more.
+func (a *app) printChanges(ctx context.Context, client *bus.Client, opts bus.FollowOptions) error {
 	last, _ := opts.Start.Revision()
 	for change, err := range client.Follow(ctx, opts) {
 		if err != nil {
@@ -174,10 +201,13 @@ func explain(err error, last uint64) error {
 }
 
 // logNotice tells people what the watch does about its troubles.
-func logNotice(ctx context.Context, logger *slog.Logger, n bus.Notice) {
+func logNotice(ctx context.Context, logger *slog.Logger, n bus.Notice, lost error) {
 	attrs := []any{"revision", n.Revision}
 	if n.Err != nil {
 		attrs = append(attrs, "reason", n.Err)
+	}
+	if lost != nil {
+		attrs = append(attrs, "connection_error", lost)
 	}
 	switch n.Kind {
 	case bus.NoticeStale:

@@ -5,13 +5,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
+
 	"kvbus/bus"
+	"kvbus/bus/bustest"
 	"kvbus/kv"
 )
 
@@ -78,6 +82,53 @@ func TestWatchInterruptedWhileItWaits(t *testing.T) {
 	cancel()
 	if status := <-ended; status != 0 || stdout.Len() > 0 {
 		t.Errorf("exit status %d, stdout %q, stderr %q", status, stdout.String(), stderr.String())
+	}
+}
+
+// stuckReader is one that takes nothing.
+type stuckReader struct{ waiting, released chan struct{} }
+
+func (r stuckReader) Write([]byte) (int, error) {
+	close(r.waiting)
+	<-r.released
+	return 0, syscall.EPIPE
+}
+
+// Who is told to stop stops, also where the reader of a pipe takes nothing.
+func TestWatchInterruptedWhileItsReaderIsStuck(t *testing.T) {
+	t.Parallel()
+	url := bustest.StartServer(t, server.Options{}).ClientURL()
+	w, _, _ := startWorker(t, url)
+	if _, err := kv.Of(w.store).Set(t.Context(), "color", "blue"); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	reader := stuckReader{make(chan struct{}), make(chan struct{})}
+	defer close(reader.released)
+	a := app{stdin: strings.NewReader(""), stdout: reader, stderr: new(lockedBuffer)}
+	ended := make(chan int, 1)
+	go func() { ended <- a.execute(ctx, []string{"watch", "--state", "--nats-url", url}) }()
+	<-reader.waiting
+	cancel()
+	select {
+	case status := <-ended:
+		if status != 0 {
+			t.Errorf("exit status %d", status)
+		}
+	case <-time.After(patience):
+		t.Error("it goes on")
+	}
+}
+
+// What keeps a connection from coming back is told with the silence that it brings.
+func TestNoticeSaysWhatIsWrongWithTheConnection(t *testing.T) {
+	t.Parallel()
+	var log bytes.Buffer
+	logger := slog.New(slog.NewTextHandler(&log, nil))
+	logNotice(t.Context(), logger, bus.Notice{Kind: bus.NoticeStale, Err: kv.ErrUnavailable}, errors.New("expired"))
+	if !strings.Contains(log.String(), "connection_error=expired") {
+		t.Errorf("the log is %s", log.String())
 	}
 }
 
