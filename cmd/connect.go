@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/url"
@@ -106,11 +107,13 @@ func (c *connector) dial(opts []nats.Option) (*nats.Conn, error) {
 	switch {
 	case c.server != nil:
 		nc, err := c.server.Connect(opts...)
+		// The worker has no certificate that could say who it is.
+		const mapped = "nats.user, nats.creds or nats.nkey; only by nats.nkey where its TLS has verify_and_map"
 		if refusal(err) && (c.settings.User != "" || c.settings.Creds != "" || c.settings.NKey != "") {
-			return nil, fmt.Errorf("%w: its own server does not take the worker by nats.user, nats.creds or nats.nkey", err)
+			return nil, fmt.Errorf("%w: its own server does not take the worker by %s", err, mapped)
 		}
 		if refusal(err) {
-			return nil, fmt.Errorf("%w: the worker too needs a user of its own server: nats.user, nats.creds or nats.nkey", err)
+			return nil, fmt.Errorf("%w: the worker too needs a user of its own server: %s", err, mapped)
 		}
 		return nc, err
 	case c.settings.Context != "":
@@ -121,6 +124,9 @@ func (c *connector) dial(opts []nats.Option) (*nats.Conn, error) {
 		return nc, nil
 	default:
 		nc, err := nats.Connect(string(c.settings.URL), opts...)
+		if errors.Is(err, io.EOF) {
+			err = fmt.Errorf("%w: the server says nothing and ends the connection; one that wants TLS first (handshake_first) takes nats.context, with tls_first", err)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("connect to %v: %w", c.settings.URL, unseen(err))
 		}

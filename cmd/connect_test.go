@@ -142,6 +142,29 @@ func TestMalformedHeadersAreNotInTheLog(t *testing.T) {
 	}
 }
 
+// A server that waits for TLS, and a worker that waits for what the server says first.
+func TestServerThatEndsTheConnectionUnheard(t *testing.T) {
+	t.Parallel()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	go func() {
+		if conn, err := listener.Accept(); err == nil {
+			conn.Close()
+		}
+	}()
+	c := newConnector(config.NATS{URL: config.URLs(fmt.Sprint("nats://", listener.Addr()))})
+	nc, err := c.connect(t.Context(), "test")
+	if err == nil {
+		nc.Close()
+	}
+	if err == nil || !strings.Contains(err.Error(), "tls_first") {
+		t.Errorf("the error is %v", err)
+	}
+}
+
 func newConnector(settings config.NATS) *connector {
 	return &connector{settings: settings, logger: slog.New(slog.DiscardHandler)}
 }

@@ -146,15 +146,18 @@ func TestTLSOfTheConfigFile(t *testing.T) {
 
 func TestTLSThatSaysWhoTheClientIs(t *testing.T) {
 	cert, key, roots := certificate(t)
+	eve := nkey(t) // needs none, in the process
 	file := writeFile(t, "nats-server.conf", fmt.Sprintf(`
 		tls { cert_file: %q, key_file: %q, ca_file: %q, verify_and_map: true }
-		authorization { users: [ {user: "ada.example"} ] }
-	`, cert, key, cert))
+		authorization { users: [ {user: "ada.example"}, {nkey: %s} ] }
+	`, cert, key, cert, eve.public))
 	s := start(t, embedded.Options{ConfigFile: file})
 	if nc, err := s.Connect(); !errors.Is(err, nats.ErrAuthorization) {
 		t.Errorf("without a certificate: connection %v, error %v", nc, err)
 	}
 	nc := inProcess(t, s, nats.RootCAs(roots), nats.ClientCert(cert, key))
+	carry(t, nc, nc, 1<<20)
+	nc = inProcess(t, s, eve.option)
 	carry(t, nc, nc, 1<<20)
 }
 
