@@ -17,6 +17,7 @@ import (
 	"github.com/nats-io/nkeys"
 	"github.com/synadia-io/orbit.go/natscontext"
 
+	"kvbus/bus"
 	"kvbus/bus/embedded"
 	"kvbus/config"
 )
@@ -30,6 +31,8 @@ const (
 	writeTimeout = 20 * time.Second
 	// retryDelay is the pause between attempts to connect for the first time.
 	retryDelay = 2 * time.Second
+	// deniedPause is how long the log says no more of what the worker may not publish.
+	deniedPause = time.Minute
 )
 
 // A connector makes connections to the server that a worker uses, its own or
@@ -150,6 +153,7 @@ func connectedURL(nc *nats.Conn) string { return config.URLs(nc.ConnectedUrl()).
 func (c *connector) options(purpose string) ([]nats.Option, error) {
 	logger := c.logger.With("connection", purpose)
 	var refused atomic.Bool // and said so, since the connection was lost
+	var denied atomic.Int64 // when an answer was, and that was said
 	opts := []nats.Option{
 		nats.Name(c.name + " " + purpose),
 		nats.Timeout(connectTimeout),
@@ -174,8 +178,16 @@ func (c *connector) options(purpose string) ([]nats.Option, error) {
 				return // each attempt to come back brings one
 			}
 			level := slog.LevelError
-			if errors.Is(err, nats.ErrBadHeaderMsg) {
+			switch action, _, _ := bus.PermissionViolation(err); {
+			case errors.Is(err, nats.ErrBadHeaderMsg):
 				level = slog.LevelDebug // of a request, whose sender is told by the answer
+			case action == bus.ActionPublish:
+				// Who asks may want any number of answers where the worker may not publish.
+				if now := time.Now().UnixNano(); now-denied.Load() < int64(deniedPause) {
+					level = slog.LevelDebug
+				} else {
+					denied.Store(now)
+				}
 			}
 			attrs := []any{"error", err}
 			if sub != nil {

@@ -142,6 +142,33 @@ func TestMalformedHeadersAreNotInTheLog(t *testing.T) {
 	}
 }
 
+// Anybody can ask for answers where a worker may not publish, as often as they like.
+func TestDeniedAnswersAreInTheLogOnce(t *testing.T) {
+	t.Parallel()
+	s := bustest.StartServer(t, server.Options{Users: []*server.User{{Username: "worker", Password: "x", Permissions: &server.Permissions{
+		Publish: &server.SubjectPermission{Allow: []string{"_INBOX.>"}},
+	}}}})
+	var log lockedBuffer
+	c := connector{
+		settings: config.NATS{URL: config.URLs(s.ClientURL()), User: "worker", Password: "x"},
+		logger:   slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+	}
+	nc, err := c.connect(t.Context(), "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	for i := range 5 {
+		if err := nc.Publish(fmt.Sprintf("elsewhere.%d", i), nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	waitFor(t, "the log to tell of all", func() bool { return strings.Contains(log.String(), "elsewhere.4") })
+	if text := log.String(); strings.Count(text, "level=ERROR") != 1 || strings.Count(text, "level=DEBUG") != 4 {
+		t.Errorf("the log is:\n%s", text)
+	}
+}
+
 // A server that waits for TLS, and a worker that waits for what the server says first.
 func TestServerThatEndsTheConnectionUnheard(t *testing.T) {
 	t.Parallel()

@@ -70,8 +70,8 @@
 // a log_file, nats-server's lines go there instead, at the levels which the
 // file sets. Syslog is not used; the log says so where the file asks for it.
 //
-// A failure of TLS between servers, of which they try several a second, is logged once a
-// minute, with how many like it were not.
+// A failure of TLS between servers, of which they try several a second, and what a
+// client may not do is logged once a minute for each, with how many like it were not.
 //
 // A fatal error never ends the process. One that comes up during [Start] is
 // its error; a later one is only logged.

@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// RouteFailures returns what decides how a line of nats-server's log is logged.
-func RouteFailures() func(level slog.Level, message string, now time.Time) (as slog.Level, show bool, omitted int) {
-	return new(routeFailures).level
+// Repeats returns what decides how a line of nats-server's log is logged.
+func Repeats() func(level slog.Level, message string, now time.Time) (as slog.Level, show bool, omitted int) {
+	return new(repeats).level
 }
 
 // EndJetStream does what nats-server itself does when it can't write to its disk.

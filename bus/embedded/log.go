@@ -44,7 +44,7 @@ func newNATSLog(so *server.Options, logger *slog.Logger) (*natsLog, error) {
 	ctx := context.Background()
 	up := new(atomic.Bool)
 	return &natsLog{
-		newFatalTrap(slogAdapter{logger, up, new(routeFailures)}),
+		newFatalTrap(slogAdapter{logger, up, new(repeats)}),
 		logger.Enabled(ctx, slog.LevelDebug),
 		logger.Enabled(ctx, LevelTrace),
 		io.NopCloser(nil),
@@ -79,9 +79,9 @@ func openLogFile(so *server.Options) (*srvlog.Logger, error) {
 
 // slogAdapter is a [server.Logger] on a slog one.
 type slogAdapter struct {
-	logger *slog.Logger
-	up     *atomic.Bool
-	routes *routeFailures
+	logger  *slog.Logger
+	up      *atomic.Bool
+	repeats *repeats
 }
 
 var _ server.Logger = slogAdapter{}
@@ -112,7 +112,7 @@ func (a slogAdapter) log(level slog.Level, format string, v []any) {
 	if strings.Trim(message, "-") == "" {
 		return
 	}
-	level, show, omitted := a.routes.level(level, message, time.Now())
+	level, show, omitted := a.repeats.level(level, message, time.Now())
 	if !show || !a.logger.Enabled(ctx, level) {
 		return
 	}
@@ -124,52 +124,66 @@ func (a slogAdapter) log(level slog.Level, format string, v []any) {
 }
 
 const (
-	// routeFailurePause is how long a failure of TLS between servers that was logged is
-	// not logged again. They try each other about once a second, by several connections
-	// from both sides, for as long as a certificate is wrong.
-	routeFailurePause = time.Minute
-	// routeFailureKinds bounds how many failures are told apart.
-	routeFailureKinds = 100
+	// repeatPause is how long a failure that was logged is not logged again, of those
+	// that come without an end: of TLS between servers, which try each other about once
+	// a second, by several connections from both sides, for as long as a certificate is
+	// wrong; and of a client that does what it may not. Who asks the worker for answers
+	// where it may not publish makes it such a client.
+	repeatPause = time.Minute
+	// repeatKinds bounds how many failures are told apart.
+	repeatKinds = 100
 )
 
-// routeFailures are those of TLS between servers, by what they are.
-type routeFailures struct {
+// repeats are failures that come again and again, by what they are.
+type repeats struct {
 	mu    sync.Mutex
-	kinds map[string]*routeFailure
+	kinds map[string]*repeat
 }
 
-type routeFailure struct {
+type repeat struct {
 	logged  time.Time
 	omitted int
 }
 
-// level returns at which level to log a line, whether to log it at all, and how many that
-// are like it were not logged.
-func (r *routeFailures) level(level slog.Level, message string, now time.Time) (as slog.Level, show bool, omitted int) {
-	if strings.HasSuffix(message, " - Router connection closed: TLS Handshake Failure") {
-		return slog.LevelDebug, true, 0 // follows the error
+// kindOf tells failures apart that come again and again; it is empty for all else.
+func kindOf(message string) string {
+	// The subject follows.
+	if who, _, ok := strings.Cut(message, " Violation - "); ok {
+		return who
 	}
 	_, failure, ok := strings.Cut(message, " - TLS route handshake error: ")
 	if !ok {
-		return level, true, 0
+		return ""
 	}
 	// Some have the time in them.
-	kind := strings.Map(func(c rune) rune {
+	return strings.Map(func(c rune) rune {
 		if c >= '0' && c <= '9' {
 			return -1
 		}
 		return c
 	}, failure)
+}
+
+// level returns at which level to log a line, whether to log it at all, and how many that
+// are like it were not logged.
+func (r *repeats) level(level slog.Level, message string, now time.Time) (as slog.Level, show bool, omitted int) {
+	if strings.HasSuffix(message, " - Router connection closed: TLS Handshake Failure") {
+		return slog.LevelDebug, true, 0 // follows the error
+	}
+	kind := kindOf(message)
+	if kind == "" || level < slog.LevelWarn {
+		return level, true, 0
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	last := r.kinds[kind]
 	if last == nil {
-		if len(r.kinds) >= routeFailureKinds || r.kinds == nil {
-			r.kinds = map[string]*routeFailure{}
+		if len(r.kinds) >= repeatKinds || r.kinds == nil {
+			r.kinds = map[string]*repeat{}
 		}
-		last = &routeFailure{}
+		last = &repeat{}
 		r.kinds[kind] = last
-	} else if now.Sub(last.logged) < routeFailurePause {
+	} else if now.Sub(last.logged) < repeatPause {
 		last.omitted++
 		return level, false, 0
 	}

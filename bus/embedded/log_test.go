@@ -151,19 +151,21 @@ func TestLogFileThatCannotBe(t *testing.T) {
 	requireIn(t, refused(t, embedded.Options{ConfigFile: file}), file, path)
 }
 
-// Servers try each other again and again while a certificate is wrong.
-func TestRouteFailuresAreLoggedOnceAMinute(t *testing.T) {
+// Servers try each other again and again while a certificate is wrong, and clients do
+// what they may not.
+func TestRepeatsAreLoggedOnceAMinute(t *testing.T) {
 	const (
 		expired = "127.0.0.1:6222 - rid:%d - TLS route handshake error: tls: failed to verify certificate: x509: certificate has expired or is not yet valid: current time 2026-05-04T10:11:%02dZ is after 2026-05-04T10:00:00Z"
 		unshown = "127.0.0.1:4%d - rid:1%02d - TLS route handshake error: tls: client didn't provide a certificate"
 		closed  = "127.0.0.1:6222 - rid:%[1]d - Router connection closed: TLS Handshake Failure"
+		denied  = "pipe - cid:5 - \"v1.55.0:go:w requests\" - \"$G/user:worker\" - Publish Violation - Subject \"foo.%[1]d\""
 		other   = "127.0.0.1:5%d - cid:%d - TLS handshake error: EOF"
 	)
 	begin := time.Date(2026, 5, 4, 10, 11, 0, 0, time.UTC)
-	decide := embedded.RouteFailures()
+	decide := embedded.Repeats()
 	shown, omitted := map[string]int{}, map[string]int{}
 	for second := range 61 {
-		for _, format := range []string{expired, unshown, closed, other} {
+		for _, format := range []string{expired, unshown, closed, denied, other} {
 			level, show, n := decide(slog.LevelError, fmt.Sprintf(format, second, second%60), begin.Add(time.Duration(second)*time.Second))
 			if show && level >= slog.LevelInfo {
 				shown[format]++
@@ -171,7 +173,7 @@ func TestRouteFailuresAreLoggedOnceAMinute(t *testing.T) {
 			}
 		}
 	}
-	for format, want := range map[string][2]int{expired: {2, 59}, unshown: {2, 59}, closed: {0, 0}, other: {61, 0}} {
+	for format, want := range map[string][2]int{expired: {2, 59}, unshown: {2, 59}, closed: {0, 0}, denied: {2, 59}, other: {61, 0}} {
 		if got := [2]int{shown[format], omitted[format]}; got != want {
 			t.Errorf("%q: logged, and told as omitted, %d times, want %d", format, got, want)
 		}
