@@ -81,7 +81,7 @@ func (s *Store) openSnapshots(ctx context.Context) (*snapshotStore, error) {
 		MaxBytes:    s.opts.MaxSnapshotsBytes,
 		AllowRollup: true,
 	})
-	return opened, err
+	return opened, explainBound(err, "the snapshots", s.opts.MaxSnapshotsBytes, "store.snapshots_max_bytes")
 }
 
 // entries is what the subjects of entries begin with.

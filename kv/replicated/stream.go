@@ -115,15 +115,38 @@ func (s *Store) openLog(ctx context.Context) error {
 		DenyDelete:  true,
 		RePublish:   &jetstream.RePublish{Source: "$KVBUS." + opts.Prefix + ".*", Destination: liveSubject(opts.Prefix, "{{wildcard(1)}}")},
 	})
-	if api, ok := errors.AsType[*jetstream.APIError](err); ok && api.ErrorCode == storageExceeded {
-		err = fmt.Errorf("%w: the log may take %d bytes (store.log_max_bytes), and JetStream has less to give", err, cmp.Or(opts.MaxLogBytes, -1))
-	}
 	if err != nil {
-		return err
+		return explainBound(err, "the log", opts.MaxLogBytes, "store.log_max_bytes")
 	}
 	s.log = logName(stream)
 	s.replicas.Store(int64(stream.CachedInfo().Config.Replicas))
 	return nil
+}
+
+// JetStream's error codes where an account bounds each stream.
+const (
+	streamTooLarge = 10122
+	boundRequired  = 10113
+)
+
+// explainBound adds to JetStream's refusal of the bound of a stream which setting that is.
+func explainBound(err error, what string, bytes int64, setting string) error {
+	api, ok := errors.AsType[*jetstream.APIError](err)
+	if !ok {
+		return err
+	}
+	takes := "may take any number of bytes"
+	if bytes > 0 {
+		takes = fmt.Sprintf("may take %d bytes", bytes)
+	}
+	switch api.ErrorCode {
+	case storageExceeded:
+		return fmt.Errorf("%w: %s %s (%s), and JetStream has less to give", err, what, takes, setting)
+	case streamTooLarge, boundRequired:
+		return fmt.Errorf("%w: %s %s (%s), and the account lets a stream have less", err, what, takes, setting)
+	default:
+		return err
+	}
 }
 
 // openStream creates a stream that loses nothing if there is none of the name, with

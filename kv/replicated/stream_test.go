@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"kvbus/bus"
@@ -185,11 +186,43 @@ func TestWhatJetStreamCanNotDo(t *testing.T) {
 	}{
 		"replicas on one server": {replicated.Options{Replicas: 3}, "replicas > 1 not supported in non-clustered mode"},
 		"more than there is":     {replicated.Options{MaxLogBytes: 2 << 20}, "insufficient storage resources available: the log may take 2097152 bytes"},
-		"snapshots likewise":     {replicated.Options{MaxSnapshotsBytes: 2 << 20}, "insufficient storage resources available"},
+		"snapshots likewise":     {replicated.Options{MaxSnapshotsBytes: 2 << 20}, "insufficient storage resources available: the snapshots may take 2097152 bytes (store.snapshots_max_bytes)"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			ctx := bounded(t)
 			store, err := replicated.Open(ctx, bustest.Connect(t, s), test.opts)
+			if err == nil {
+				store.Close()
+				t.Fatal("it opens")
+			}
+			if ctx.Err() != nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("error is %v; want one with %q", err, test.want)
+			}
+		})
+	}
+}
+
+// Where an account bounds each stream, the error names the setting.
+func TestBoundsOfAnAccount(t *testing.T) {
+	for name, test := range map[string]struct {
+		account string
+		opts    replicated.Options
+		want    string
+	}{
+		"a log that is too large":     {"disk_max_stream_bytes: 1MB", replicated.Options{MaxLogBytes: 2 << 20}, "the log may take 2097152 bytes (store.log_max_bytes)"},
+		"a log without a bound":       {"max_bytes_required: true", replicated.Options{}, "the log may take any number of bytes (store.log_max_bytes)"},
+		"snapshots without one":       {"max_bytes_required: true", replicated.Options{MaxLogBytes: 1 << 20}, "the snapshots may take any number of bytes (store.snapshots_max_bytes)"},
+		"snapshots that are too many": {"disk_max_stream_bytes: 1MB", replicated.Options{MaxLogBytes: 1 << 20, MaxSnapshotsBytes: 2 << 20}, "the snapshots may take 2097152 bytes (store.snapshots_max_bytes)"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var opts server.Options
+			text := fmt.Sprintf("accounts: {A: {jetstream: {%s}, users: [{user: worker, password: x}]}}", test.account)
+			if err := opts.ProcessConfigString(text); err != nil {
+				t.Fatal(err)
+			}
+			opts.JetStream, opts.StoreDir = true, t.TempDir()
+			ctx := bounded(t)
+			store, err := replicated.Open(ctx, bustest.Connect(t, bustest.StartServer(t, opts), nats.UserInfo("worker", "x")), test.opts)
 			if err == nil {
 				store.Close()
 				t.Fatal("it opens")
