@@ -24,6 +24,7 @@ func newStore(t testing.TB) *memory.Store {
 type strained struct {
 	kv.Store
 	do       atomic.Pointer[func(ctx context.Context, cmd kv.Command) (kv.Result, error)]
+	get      func(ctx context.Context, key string, opts kv.ReadOptions) (kv.Entry, error)
 	watch    func(ctx context.Context, opts kv.WatchOptions) iter.Seq2[kv.Event, error]
 	requests atomic.Int64
 }
@@ -38,6 +39,9 @@ func (s *strained) Do(ctx context.Context, cmd kv.Command) (kv.Result, error) {
 
 func (s *strained) Get(ctx context.Context, key string, opts kv.ReadOptions) (kv.Entry, error) {
 	s.requests.Add(1)
+	if s.get != nil {
+		return s.get(ctx, key, opts)
+	}
 	return s.Store.Get(ctx, key, opts)
 }
 

@@ -96,3 +96,24 @@ func TestUnlockThatWasNeverSent(t *testing.T) {
 		}
 	})
 }
+
+// No renewal was answered, and the service answers reads from what a worker has, unless
+// they ask for more: that worker does not know of the lock yet.
+func TestUnlockWhereReadsAreEventual(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &strained{Store: newStore(t)}
+		l := lock(t, store)
+		store.get = func(ctx context.Context, key string, opts kv.ReadOptions) (kv.Entry, error) {
+			if opts.Consistency != kv.Linearizable {
+				return kv.Entry{}, kv.ErrNotFound
+			}
+			return store.Store.Get(ctx, key, opts)
+		}
+		store.dropAnswers(kv.OpCompareAndSwap, 1000)
+		time.Sleep(ttl / 2) // a renewal
+		unlock(t, l)
+		if entry, err := store.Store.Get(t.Context(), "lock", kv.ReadOptions{}); !errors.Is(err, kv.ErrNotFound) {
+			t.Errorf("the lock is there: %+v, %v", entry, err)
+		}
+	})
+}
