@@ -287,6 +287,42 @@ func TestRefusedEvents(t *testing.T) {
 	}
 }
 
+// An event that is larger than what the server takes is lost, and counted; it does not
+// hold up those after it.
+func TestEventTooLargeForTheBus(t *testing.T) {
+	s := bustest.StartServer(t, server.Options{MaxPayload: 4096})
+	subjects, err := bus.NewSubjects("kv")
+	if err != nil {
+		t.Fatal(err)
+	}
+	events := listen(t, s, "kv.events.>")
+	store := memory.New(memory.Options{})
+	defer store.Close()
+	for _, value := range []string{"before", strings.Repeat("v", 5000), "after"} {
+		if _, err := kv.Of(store).Set(t.Context(), "k", value); err != nil {
+			t.Fatal(err)
+		}
+	}
+	bridge := watchbridge.Start(store, watchbridge.Options{
+		Dial:     func(context.Context) (*nats.Conn, error) { return bustest.Dial(s.ClientURL(), nats.NoReconnect()) },
+		Subjects: subjects,
+	})
+	for _, want := range []string{"before", "after"} {
+		if m, err := events.NextMsg(patience); err != nil || string(m.Data) != want {
+			t.Fatalf("%v comes, %v, want %q", m, err, want)
+		}
+	}
+	store.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := bridge.Wait(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if stats := bridge.Stats(); stats != (watchbridge.Stats{Published: 2, Lost: 1, Revision: 3}) {
+		t.Errorf("the counts are %+v", stats)
+	}
+}
+
 // What the ring can't hold while the bus is away is a gap that is counted; the
 // bridge goes on after it.
 func TestBusAwayForTooLong(t *testing.T) {
