@@ -3,8 +3,10 @@ package watchbridge_test
 import (
 	"context"
 	"errors"
+	"iter"
 	"net"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -67,6 +69,65 @@ func TestWaitForServer(t *testing.T) {
 	}
 	if err := <-ended; err != nil {
 		t.Error(err)
+	}
+}
+
+// An endingStore tells when its end was seen.
+type endingStore struct {
+	*memory.Store
+	seen func()
+}
+
+func (s endingStore) Watch(ctx context.Context, opts kv.WatchOptions) iter.Seq2[kv.Event, error] {
+	return func(yield func(kv.Event, error) bool) {
+		for event, err := range s.Store.Watch(ctx, opts) {
+			more := yield(event, err)
+			if errors.Is(err, kv.ErrClosed) {
+				s.seen()
+			}
+			if !more {
+				return
+			}
+		}
+	}
+}
+
+// The connection breaks when the store is closed and all is published, but not
+// confirmed: the server may not have it, so it is published again.
+func TestConnectionBreaksAfterTheLastEvent(t *testing.T) {
+	s := bustest.StartServer(t, server.Options{})
+	subjects, err := bus.NewSubjects("kv")
+	if err != nil {
+		t.Fatal(err)
+	}
+	events := listen(t, s, "kv.events.>")
+	proxy := bustest.StartProxy(t, s.Addr().String())
+	seen := make(chan struct{})
+	store := endingStore{memory.New(memory.Options{}), sync.OnceFunc(func() { close(seen) })}
+	var once sync.Once
+	bridge := watchbridge.Start(store, watchbridge.Options{
+		Dial: func(context.Context) (*nats.Conn, error) {
+			nc, err := bustest.Dial(proxy.URL(), nats.NoReconnect())
+			once.Do(func() { proxy.Pace(0) })
+			return nc, err
+		},
+		Subjects: subjects,
+	})
+	if _, err := kv.Of(store).Set(t.Context(), "k", "last"); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, func() bool { return bridge.Stats().Published == 1 })
+	store.Close()
+	<-seen
+	proxy.Cut()
+	proxy.Pace(bustest.Free)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := bridge.Wait(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if m, err := events.NextMsg(patience); err != nil || string(m.Data) != "last" {
+		t.Errorf("%v comes, %v", m, err)
 	}
 }
 
