@@ -115,6 +115,40 @@ func TestRelay(t *testing.T) {
 	}
 }
 
+// The last worker may be gone when a request comes there of which the relay's server
+// does not know it yet. That is told as what it is, and ends the wait for the answer.
+func TestRelayToNobody(t *testing.T) {
+	s := bustest.StartServer(t, server.Options{})
+	subjects, err := bus.NewSubjects(bus.DefaultPrefix)
+	if err != nil {
+		t.Fatal(err)
+	}
+	relay, err := service.StartRelay(t.Context(), bustest.Connect(t, s), service.RelayOptions{
+		Subjects: subjects,
+		Interest: func(subject string) int {
+			if subject == subjects.Relay().Unused() {
+				return 0
+			}
+			return 1
+		},
+		Logger: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	nc := bustest.Connect(t, s)
+	for _, subject := range []string{"kv.get.color", "kv.set.color", "kv.scan"} {
+		expect(t, nc, subject, "", "!unavailable")
+	}
+	stopped := make(chan struct{})
+	go func() { relay.Stop(context.Background()); close(stopped) }()
+	select {
+	case <-stopped:
+	case <-time.After(patience):
+		t.Error("the relay waits for more answers")
+	}
+}
+
 // A relay hands on what a header says, or nothing.
 func TestRelayedHeaders(t *testing.T) {
 	servers := keeping(t, bus.DefaultPrefix, server.Options{})
