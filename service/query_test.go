@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -185,5 +186,40 @@ func TestQueriesWaitTogether(t *testing.T) {
 				t.Errorf("the answers are %v", got)
 			}
 		})
+	}
+}
+
+// A slowStore lets the first of its scans wait.
+type slowStore struct {
+	kv.Store
+	asked    atomic.Bool
+	scanning chan struct{}
+	end      chan struct{}
+}
+
+func (s *slowStore) Scan(ctx context.Context, q kv.Query) (kv.Page, error) {
+	if s.asked.CompareAndSwap(false, true) {
+		close(s.scanning)
+		<-s.end
+	}
+	return s.Store.Scan(ctx, q)
+}
+
+// A scan that takes long keeps no other one waiting.
+func TestScansBesideEachOther(t *testing.T) {
+	s := bustest.StartServer(t, server.Options{})
+	store := &slowStore{Store: memory.New(memory.Options{}), scanning: make(chan struct{}), end: make(chan struct{})}
+	defer store.Close()
+	if _, err := service.Start(t.Context(), bustest.Connect(t, s), store, service.Options{ClaimWait: time.Millisecond}); err != nil {
+		t.Fatal(err)
+	}
+	nc := bustest.Connect(t, s)
+	if err := nc.PublishRequest("kv.scan", nc.NewInbox(), nil); err != nil {
+		t.Fatal(err)
+	}
+	<-store.scanning
+	defer close(store.end)
+	if answers := stream(t, nc, "kv.scan"); len(answers) != 1 {
+		t.Errorf("a scan of nothing has %d answers", len(answers))
 	}
 }
