@@ -21,7 +21,7 @@ import (
 
 func TestValueLargerThanTheBusCarries(t *testing.T) {
 	s := bustest.StartServer(t, server.Options{MaxPayload: 64 << 10})
-	_, store := startService(t, s, memory.Options{}, service.Options{})
+	svc, store := startService(t, s, memory.Options{}, service.Options{})
 	nc := bustest.Connect(t, s)
 	var info bus.Info
 	if err := json.Unmarshal(request(t, nc, "kv.info", "").Data, &info); err != nil {
@@ -44,6 +44,12 @@ func TestValueLargerThanTheBusCarries(t *testing.T) {
 	answers := stream(t, nc, "kv.scan")
 	if got := answers[len(answers)-1].Header.Get(bus.HeaderError); got != "value_too_large" {
 		t.Errorf("a scan over a value too large ends with %q", got)
+	}
+	if err := svc.Stop(t.Context()); err != nil { // when all are counted
+		t.Error(err)
+	}
+	if get := endpoint(t, svc.Stats(), "get"); get.NumRequests != 2 || get.NumErrors != 1 || !strings.Contains(get.LastError, "bytes") {
+		t.Errorf("the statistics are %+v", get)
 	}
 }
 

@@ -42,4 +42,7 @@ func TestQueueHasRoomAgain(t *testing.T) {
 	if q.put(sized(0)) {
 		t.Error("a request has room in a queue that was closed")
 	}
+	if requests, bytes := q.outstanding.Load(), q.bytes.Load(); requests != 0 || bytes != 0 {
+		t.Errorf("%d requests of %d bytes are left; who stops would wait for them", requests, bytes)
+	}
 }

@@ -67,6 +67,9 @@ func TestOverload(t *testing.T) {
 			if set.NumRequests != 5 || set.NumErrors != 1 || !strings.Contains(set.LastError, "overloaded") {
 				t.Errorf("the statistics are %+v", set)
 			}
+			if got := string(set.Data); got != `{"num_overloaded":1}` {
+				t.Errorf("beside the statistics it tells %s", got)
+			}
 		})
 	}
 }

@@ -1,10 +1,12 @@
 package service_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"sync"
 	"testing"
@@ -306,17 +308,23 @@ func TestWildcardsInSubjects(t *testing.T) {
 
 func TestPanic(t *testing.T) {
 	s := bustest.StartServer(t, server.Options{})
-	svc, g := startGated(t, s, service.Options{})
+	var log bytes.Buffer
+	svc, g := startGated(t, s, service.Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	close(g.gate)
 	nc := bustest.Connect(t, s)
 	expect(t, nc, "kv.get.panic", "", "!internal")
+	expect(t, nc, "kv.get.nothing", "", "!not_found")
 	expect(t, nc, "kv.set.color", "blue", "1")
 	expect(t, nc, "kv.get.color", "", "blue")
 	if err := svc.Stop(t.Context()); err != nil { // when all are counted
 		t.Error(err)
 	}
-	if get := endpoint(t, svc.Stats(), "get"); get.NumErrors != 1 || get.NumRequests != 2 {
+	if get := endpoint(t, svc.Stats(), "get"); get.NumErrors != 2 || get.NumRequests != 3 {
 		t.Errorf("the statistics are %+v", get)
+	}
+	// What the service itself has broken is in the log, and no other answer.
+	if lines := log.String(); strings.Count(lines, "request failed") != 1 || !strings.Contains(lines, "kv.get.panic") {
+		t.Errorf("the log has\n%s", lines)
 	}
 }
 
