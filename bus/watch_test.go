@@ -19,6 +19,7 @@ import (
 	"kvbus/bus/bustest"
 	"kvbus/kv"
 	"kvbus/kv/memory"
+	"kvbus/service"
 )
 
 func TestFollowFromNow(t *testing.T) {
@@ -102,6 +103,57 @@ func TestFollowRefusesWrongOptions(t *testing.T) {
 	st.follow(t, client, bus.FollowOptions{Prefix: "no key"}).ends(kv.ErrInvalidKey)
 	st.follow(t, client, bus.FollowOptions{State: true, Start: kv.After(0)}).ends(kv.ErrInvalidArgument)
 	st.follow(t, client, bus.FollowOptions{MaxPending: -1}).ends(kv.ErrInvalidArgument)
+}
+
+// A laggingStore answers reads as it was when it was empty, unless they ask for more.
+type laggingStore struct{ *memory.Store }
+
+func (s laggingStore) Scan(ctx context.Context, q kv.Query) (kv.Page, error) {
+	if q.Consistency != kv.Linearizable {
+		return kv.Page{}, nil
+	}
+	return s.Store.Scan(ctx, q)
+}
+
+func (s laggingStore) Replay(ctx context.Context, q kv.ReplayQuery) (kv.Replay, error) {
+	switch {
+	case q.Consistency == kv.Linearizable:
+		return s.Store.Replay(ctx, q)
+	case q.After > 0:
+		return kv.Replay{}, kv.ErrCompacted
+	default:
+		return kv.Replay{}, nil
+	}
+}
+
+// A watch begins and goes on where the store is, also where the service answers from
+// what a worker has, which may lag behind.
+func TestFollowWhereReadsAreEventual(t *testing.T) {
+	t.Parallel()
+	st := newWatchStage(t, memory.Options{})
+	if err := st.service.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	if st.service, err = service.Start(t.Context(), st.nc, laggingStore{st.store}, service.Options{Subjects: st.subjects, ClaimWait: time.Millisecond}); err != nil {
+		t.Fatal(err)
+	}
+	st.set(t, "a", "1")
+	st.set(t, "b", "2")
+	client := st.client(t)
+	now := st.follow(t, client, bus.FollowOptions{})
+	state := st.follow(t, client, bus.FollowOptions{State: true})
+	after := st.follow(t, client, bus.FollowOptions{Start: kv.After(0)})
+	for _, want := range []bus.Change{{Kind: bus.ChangeState, Revision: 1}, {Kind: bus.ChangeState, Revision: 2}, {Kind: bus.ChangeReady, Revision: 2}} {
+		if c := state.next(); c.Kind != want.Kind || c.Revision != want.Revision {
+			t.Fatalf("the state has %+v, want %v of revision %d", c, want.Kind, want.Revision)
+		}
+	}
+	after.matches(st.history(t, bus.FollowOptions{}, 0))
+	st.set(t, "c", "3")
+	for _, w := range []*watcher{now, state, after} {
+		w.matches(st.history(t, bus.FollowOptions{}, 2))
+	}
 }
 
 // A state that takes many pages while writers go on is that of one revision when
