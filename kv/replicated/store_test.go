@@ -208,6 +208,27 @@ func TestDamagedRecord(t *testing.T) {
 	}
 }
 
+// Commands that wait while a batch is under way are appended together.
+func TestBatches(t *testing.T) {
+	s := startServer(t)
+	store := open(t, s, replicated.Options{})
+	const commands = 500
+	before := store.Applied()
+	answers := make(chan error, commands)
+	ctx := bounded(t)
+	for range commands {
+		store.Submit(ctx, kv.Command{Op: kv.OpIncrement, Key: "n", Delta: 1}, func(_ kv.Result, err error) { answers <- err })
+	}
+	for range commands {
+		if err := <-answers; err != nil {
+			t.Fatal(err)
+		}
+	}
+	if records := store.Applied() - before; records > commands/5 {
+		t.Errorf("%d commands take %d records", commands, records)
+	}
+}
+
 // Without JetStream a command fails in time, and succeeds when it is back.
 func TestServerAway(t *testing.T) {
 	dir := t.TempDir()
