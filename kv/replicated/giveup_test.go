@@ -1,11 +1,16 @@
 package replicated
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"github.com/nats-io/nats.go"
 
 	"kvbus/kv"
 )
@@ -107,4 +112,86 @@ func TestGivenUpEach(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What comes of a batch that was given up says nothing of the one that is under way.
+// Those of that one who still wait get their own answers.
+func TestAnswersOfAnotherBatch(t *testing.T) {
+	answers := map[string][]int64{}
+	write := func(name string) proposal {
+		return proposal{kv.Command{Key: name}, func(r kv.Result, _ error) { answers[name] = append(answers[name], r.Number) }, time.Now()}
+	}
+	p := pipeline{
+		store:    &Store{logger: slog.New(slog.DiscardHandler)},
+		inbox:    "inbox",
+		flight:   &flight{number: 7, sends: 1, given: 1, proposals: []proposal{write("given up"), write("second"), write("third")}},
+		waiting:  2,
+		failing:  time.Now().Add(-time.Hour),
+		silent:   time.Now(),
+		launches: make(chan struct{}, 1),
+	}
+	defer p.close(kv.ErrClosed)
+	refusal := func(number int) *nats.Msg {
+		return &nats.Msg{Subject: fmt.Sprintf("inbox.%d", number), Header: nats.Header{"Status": {"503"}}}
+	}
+	p.acknowledged(refusal(6))
+	if p.flight.undone() {
+		t.Error("after the refusal of another batch this one did nothing for certain")
+	}
+	p.complete(6, []outcome{{result: kv.Result{Number: 61}}, {result: kv.Result{Number: 62}}, {result: kv.Result{Number: 63}}})
+	if len(answers) > 0 || p.flight == nil {
+		t.Fatalf("when another batch is seen %v are answered", answers)
+	}
+	p.acknowledged(refusal(7))
+	if !p.flight.undone() {
+		t.Error("after its only refusal a batch may have done something")
+	}
+	p.complete(7, []outcome{{result: kv.Result{Number: 71}}, {result: kv.Result{Number: 72}}, {result: kv.Result{Number: 73}}})
+	if got := fmt.Sprint(answers); got != "map[second:[72] third:[73]]" {
+		t.Errorf("the answers are %s", got)
+	}
+	if p.waiting != 0 {
+		t.Errorf("%d wait when all are answered", p.waiting)
+	}
+	if silence := p.silence(); silence != 0 {
+		t.Errorf("JetStream is silent for %v when a batch is seen", silence)
+	}
+}
+
+// The silence of JetStream is that between the first and the last batch that got no
+// answer, and over with the first that is taken. A refusal is no silence.
+func TestSilence(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		p := pipeline{store: &Store{logger: slog.New(slog.NewTextHandler(&log, nil))}}
+		after := func(what string, want time.Duration) {
+			t.Helper()
+			if got := p.silence(); got != want {
+				t.Errorf("%s the silence has %v, want %v", what, got, want)
+			}
+			time.Sleep(time.Minute)
+		}
+		after("before all", 0)
+		for range 2 {
+			p.fails(kv.ErrUnavailable)
+			after("after a refusal", 0)
+			p.succeeds()
+			p.succeeds()
+			after("when requests are answered", 0)
+			p.fails(kv.ErrTimeout)
+			after("after one without an answer", 0)
+			p.fails(kv.ErrTimeout)
+			after("after two", time.Minute)
+			p.fails(kv.ErrUnavailable)
+			after("after two and a refusal", time.Minute)
+			p.succeeds()
+			p.succeeds()
+			after("when requests are answered again", 0)
+		}
+		for line, want := range map[string]int{"requests fail": 4, "requests are answered again": 4} {
+			if got := strings.Count(log.String(), line); got != want {
+				t.Errorf("the log says %d times that %s, want %d", got, line, want)
+			}
+		}
+	})
 }
