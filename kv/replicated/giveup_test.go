@@ -77,6 +77,9 @@ func TestGivenUpEach(t *testing.T) {
 			}
 			p.look()
 			defer p.close(kv.ErrClosed)
+			if told := !p.failing.IsZero(); told != (tt.want != nil) {
+				t.Errorf("the operator is told that requests fail: %v", told)
+			}
 
 			wanted := map[string]error{"write 1": tt.want, "read 1": kv.ErrUnavailable}
 			if tt.second.Equal(old) {
