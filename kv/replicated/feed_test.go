@@ -71,6 +71,30 @@ func TestRecordsThatAreLostAreFetched(t *testing.T) {
 	}
 }
 
+// Records that come by themselves are not asked for as well.
+func TestRecordsThatComeAreNotFetched(t *testing.T) {
+	s := startServer(t)
+	store := open(t, s, replicated.Options{})
+	set := func() {
+		t.Helper()
+		if _, err := kv.Of(store).Set(bounded(t), "k", ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	set() // after the first one it is sure of the log
+	asked, err := bustest.Connect(t, s).SubscribeSync("$JS.API.DIRECT.GET.>")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const writes = 100
+	for range writes {
+		set()
+	}
+	if n, _, err := asked.Pending(); err != nil || n > writes/2 {
+		t.Errorf("with %d records the log is asked %d times, %v", writes, n, err)
+	}
+}
+
 // A log that has lost what a worker has applied is none to go on with: its next
 // record is not the one after.
 func TestLogThatWentBack(t *testing.T) {

@@ -72,4 +72,7 @@ func TestReadLogAsksAgain(t *testing.T) {
 	if len(got) != records {
 		t.Errorf("the records %v come; want %d", got, records)
 	}
+	if n := store.nc.NumSubscriptions(); n > 0 {
+		t.Errorf("%d subscriptions are left", n)
+	}
 }
