@@ -9,7 +9,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+
 	"kvbus/bus"
+	"kvbus/bus/bustest"
 	"kvbus/kv"
 	"kvbus/kv/memory"
 )
@@ -230,6 +234,39 @@ func (w *watcher) restartsWith(keys ...string) {
 	if c.Kind != bus.ChangeReady || !slices.Equal(got, keys) {
 		w.t.Fatalf("the state has %q and then %+v, want %q", got, c, keys)
 	}
+}
+
+// A store that lasts may be put back to what it was, as from a copy of its disk. An
+// audit tells a watch that was further that what it has given is void.
+func TestStoreThatWentBack(t *testing.T) {
+	t.Parallel()
+	s := bustest.StartServer(t, server.Options{})
+	script := serveScript(t, s, func(_ int, m *nats.Msg, e *bus.Encoder) []*nats.Msg {
+		switch m.Subject {
+		case "kv.keys.a":
+			return []*nats.Msg{e.Keys(kv.Page{Revision: 5})}
+		case "kv.replay.a":
+			return []*nats.Msg{e.ReplayEnd(12, false)}
+		default:
+			return nil
+		}
+	})
+	subjects, err := bus.NewSubjects("kv")
+	if err != nil {
+		t.Fatal(err)
+	}
+	st := &watchStage{server: s, subjects: subjects, testWorker: &testWorker{nc: script.nc}}
+	opts := quick(bus.FollowOptions{Filter: parseFilter(t, "a")})
+	opts.Silence = time.Hour
+	w := st.follow(t, newClient(t, bustest.Connect(t, s), bus.ClientOptions{}), opts)
+	event := kv.Event{Kind: kv.EventSet, Key: "a", Revision: 20, Time: time.Now()}
+	if err := script.nc.PublishMsg(new(bus.Encoder).Event(subjects, event)); err != nil {
+		t.Fatal(err)
+	}
+	if e := w.event(); e.Revision != 20 {
+		t.Fatalf("the event is %+v", e)
+	}
+	w.ends(kv.ErrCompacted)
 }
 
 func TestCompactedWhileAway(t *testing.T) {
