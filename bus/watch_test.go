@@ -58,8 +58,11 @@ func TestFollowKeysOnly(t *testing.T) {
 		t.Errorf("after the state comes %+v", c)
 	}
 	st.set(t, "b", "large")
-	if e := w.event(); e.Key != "b" || e.Value != "" || e.Revision != 2 {
-		t.Errorf("the event is %+v", e)
+	fetched := st.follow(t, st.client(t), bus.FollowOptions{Start: kv.After(1), KeysOnly: true})
+	for _, w := range []*watcher{w, fetched} {
+		if e := w.event(); e.Key != "b" || e.Value != "" || e.Revision != 2 {
+			t.Errorf("the event is %+v", e)
+		}
 	}
 }
 
