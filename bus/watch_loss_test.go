@@ -128,6 +128,32 @@ func TestEventLeftOut(t *testing.T) {
 	some.awaitNotice(bus.NoticeRepaired)
 }
 
+// After another worker took over, events come a second time, also those from before
+// the watch began. Each is given once at most, and nothing is taken for lost.
+func TestRepeatedEvents(t *testing.T) {
+	t.Parallel()
+	st := newMuteStage(t, memory.Options{})
+	client := st.client(t)
+	for _, key := range []string{"a", "b", "a"} {
+		st.set(t, key, "before")
+	}
+	one := bus.FollowOptions{Filter: parseFilter(t, "a")}
+	all, some := st.follow(t, client, bus.FollowOptions{}), st.follow(t, client, one)
+	for _, key := range []string{"a", "b", "a"} {
+		st.set(t, key, "after")
+	}
+	st.publish(t, 4, 1, 2, 3, 4, 5, 6, 3, 4, 5, 6)
+	st.set(t, "a", "last")
+	st.publish(t, 7)
+	all.matches(st.history(t, bus.FollowOptions{}, 3))
+	some.matches(st.history(t, one, 3))
+	for _, w := range []*watcher{all, some} {
+		if w.noticed(bus.NoticeRepaired) {
+			t.Error("what came is taken for lost")
+		}
+	}
+}
+
 // The last event is lost, and then nothing happens.
 func TestLostTail(t *testing.T) {
 	t.Parallel()
