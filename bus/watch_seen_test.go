@@ -1,9 +1,14 @@
 package bus
 
 import (
+	"context"
+	"errors"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
+
+	"kvbus/bus/bustest"
 	"kvbus/kv"
 )
 
@@ -61,5 +66,29 @@ func TestSeenForgetsWhatIsCovered(t *testing.T) {
 	give(1)
 	if want := f.audited; f.forgotten == 0 || f.forgotten != want {
 		t.Errorf("with one more those up to %d are forgotten; want %d", f.forgotten, want)
+	}
+}
+
+// A heldStore has no event.
+type heldStore struct{ watchStore }
+
+func (heldStore) Replay(_ context.Context, q kv.ReplayQuery) (kv.Replay, error) {
+	return kv.Replay{Revision: q.After}, nil
+}
+
+// Events that were forgotten before an audit are told of once, by the next one.
+func TestForgottenEventsAreToldOnce(t *testing.T) {
+	f := &follower{watchService: watchService{store: heldStore{}, nc: bustest.Connect(t, bustest.StartServer(t, server.Options{}))}}
+	var notices []Notice
+	f.opts = FollowOptions{Notify: func(n Notice) { notices = append(notices, n) }}.withDefaults()
+	f.startAfter(7)
+	f.forgotten = 5
+	for range 2 {
+		if err := f.audit(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if len(notices) != 1 || notices[0].Kind != NoticeUnaudited || !errors.Is(notices[0].Err, errBusy) {
+			t.Errorf("the notices are %+v", notices)
+		}
 	}
 }
