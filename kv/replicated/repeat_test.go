@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"kvbus/bus/bustest"
 	"kvbus/kv"
@@ -69,6 +71,39 @@ func TestRepeatsAfterSnapshots(t *testing.T) {
 	for name, store := range stores {
 		if diff := differ(state(t, store), want); diff != "" {
 			t.Errorf("the %s worker has another state: %s", name, diff)
+		}
+	}
+}
+
+// What was appended twice, with a snapshot in between, counts once for a worker that
+// begins with the snapshot, too.
+func TestRecordsRepeatedAfterASnapshot(t *testing.T) {
+	s := startServer(t)
+	first := open(t, s, keepsLittle)
+	const increments = 3
+	for range increments {
+		if _, err := kv.Of(first).Increment(bounded(t), "n", 1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	snapshot(t, first)
+	js, err := jetstream.New(bustest.Connect(t, s))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, stream := objects(t, s)
+	for sequence := range first.Applied() {
+		m, err := stream.GetMsg(bounded(t), sequence+1)
+		if err == nil {
+			_, err = js.PublishMsg(bounded(t), &nats.Msg{Subject: m.Subject, Data: m.Data})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, store := range map[string]*replicated.Store{"first": first, "second": open(t, s, keepsLittle)} {
+		if entry, err := kv.Of(store).Get(bounded(t), "n"); err != nil || entry.Value != fmt.Sprint(increments) {
+			t.Errorf("after %d increments the %s worker has %q, %v", increments, name, entry.Value, err)
 		}
 	}
 }
