@@ -276,6 +276,28 @@ func TestServerAway(t *testing.T) {
 	}
 }
 
+// Reads that ask for nothing else are as the options say: without a server too, where
+// they are eventual.
+func TestReadsAreEventualByDefault(t *testing.T) {
+	s := startServer(t)
+	store, proxy := openThrough(t, s, replicated.Options{Timeout: 200 * time.Millisecond, Consistency: kv.Eventual})
+	h := kv.Of(store)
+	_, err := h.Set(bounded(t), "k", "v")
+	for errors.Is(err, kv.ErrTimeout) { // as it may be on a busy machine
+		_, err = h.Set(bounded(t), "k", "v")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy.Redirect("127.0.0.1:1") // nobody is there
+	if entry, err := store.Get(bounded(t), "k", kv.ReadOptions{Consistency: kv.Linearizable}); !errors.Is(err, kv.ErrUnavailable) {
+		t.Errorf("a linearizable read without a server: %q, %v", entry.Value, err)
+	}
+	if entry, err := h.Get(bounded(t), "k"); err != nil || entry.Value != "v" {
+		t.Errorf("a read without a server: %q, %v", entry.Value, err)
+	}
+}
+
 // Breaking the connection again and again loses no increment that was answered
 // and counts none twice.
 func TestBrokenConnections(t *testing.T) {
