@@ -177,7 +177,7 @@ func TestKeysInSmallMessages(t *testing.T) {
 	nc := bustest.Connect(t, s)
 	var want []string
 	for i := range 1000 {
-		key := fmt.Sprintf("%03d%s", i, strings.Repeat("k", i%5))
+		key := fmt.Sprintf("%03d%s", i, strings.Repeat("k", i%50))
 		want = append(want, key)
 		if _, err := kv.Of(store).Set(t.Context(), key, ""); err != nil {
 			t.Fatal(err)
@@ -201,6 +201,11 @@ func TestKeysInSmallMessages(t *testing.T) {
 	}
 	if fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("the pages have %d keys, want %d in order", len(got), len(want))
+	}
+	// Who asks for more than that has as many at a time.
+	most := request(t, nc, "kv.keys", "").Header.Get(bus.HeaderCount)
+	if count := request(t, nc, "kv.keys", "", bus.HeaderLimit, "1000000").Header.Get(bus.HeaderCount); count != most {
+		t.Errorf("a page of up to a million keys has %s, one without a limit %s", count, most)
 	}
 }
 
