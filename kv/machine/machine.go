@@ -23,7 +23,7 @@ type Options struct {
 	// Limits are those in force at the start; zero fields mean no limit.
 	Limits kv.Limits
 	// ReplayEvents and ReplayBytes bound the ring of recent events by their
-	// number and by the sizes of their keys and values plus [EventOverhead]
+	// number and by the sizes of their keys, values and traces plus [EventOverhead]
 	// each. Zero means the default. [math.MaxInt] and [math.MaxInt64] are no
 	// bounds, for who drops events with [Machine.Forget].
 	ReplayEvents int

@@ -289,7 +289,9 @@ func (p *pair) oldest() uint64 {
 	oldest, size := p.model.Revision()+1, int64(0)
 	for i, e := range slices.Backward(events) {
 		size += int64(machine.EventOverhead + len(e.Key) + len(e.Value))
-		size += int64(len(e.Trace.Parent) + len(e.Trace.State))
+		if e.Trace != (kv.Trace{}) {
+			size += int64(machine.TraceOverhead + len(e.Trace.Parent) + len(e.Trace.State))
+		}
 		n := len(events) - i
 		if n > 1 && (n > p.opts.ReplayEvents || size > p.opts.ReplayBytes) {
 			break

@@ -6,9 +6,12 @@ import (
 	"kvbus/kv"
 )
 
-// EventOverhead is what the ring counts for an event beside its key and value,
-// in bytes: the size of its record.
-const EventOverhead = 72
+// What the ring counts for an event beside the text of its key, value and trace, in
+// bytes: the size of its record, and that of a trace where it has one.
+const (
+	EventOverhead = 72
+	TraceOverhead = 32
+)
 
 // readBytes is what a read copies at most, by the same count, unless its first event
 // is larger: whoever takes long over a copy holds that much beside the ring.
@@ -62,7 +65,7 @@ func (r *record) event(revision uint64) kv.Event {
 func (r *record) cost() int64 {
 	size := int64(EventOverhead + len(r.key) + len(r.value))
 	if r.trace != nil {
-		size += int64(len(r.trace.Parent) + len(r.trace.State))
+		size += int64(TraceOverhead + len(r.trace.Parent) + len(r.trace.State))
 	}
 	return size
 }
