@@ -53,17 +53,22 @@ func (r *refusals) note(err error) (refusal, known, first bool) {
 	return true, known, first
 }
 
-// remaining returns what is due. Where that is nothing it reports whether it was more
-// before.
-func (r *refusals) remaining() (due []string, mended bool) {
+// remaining returns what is due.
+func (r *refusals) remaining() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(r.due) > 0 {
-		return slices.Collect(maps.Keys(r.due)), false
+	return slices.Collect(maps.Keys(r.due))
+}
+
+// mended reports, once, whether nothing is due any more of what was.
+func (r *refusals) mended() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.due) > 0 || len(r.known) == 0 {
+		return false
 	}
-	mended = len(r.known) > 0
 	r.known = nil
-	return nil, mended
+	return true
 }
 
 // made says that all subscriptions are about to be made again.
@@ -100,11 +105,7 @@ func (s *Service) renew(ctx context.Context) (renewed bool, err error) {
 	if !s.nc.IsConnected() {
 		return false, nil // they are made again with the connection
 	}
-	due, mended := s.refusals.remaining()
-	if mended {
-		s.logger.Info("the server takes all subscriptions of this worker again")
-	}
-	if !slices.ContainsFunc(due, func(subject string) bool { return s.isTaken(ctx, subject) }) {
+	if !slices.ContainsFunc(s.refusals.remaining(), func(subject string) bool { return s.isTaken(ctx, subject) }) {
 		return false, nil
 	}
 	s.refusals.made()

@@ -330,5 +330,9 @@ func (s *Service) Recheck(ctx context.Context) error {
 	if errors.Is(err, ErrPrefixTaken) {
 		return nil // told by OnLost
 	}
+	// Only now, as the server may just have refused what was made again.
+	if err == nil && s.nc.IsConnected() && s.refusals.mended() {
+		s.logger.Info("the server takes all subscriptions of this worker again")
+	}
 	return err
 }
