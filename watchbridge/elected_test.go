@@ -9,7 +9,6 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 
-	"kvbus/bus"
 	"kvbus/bus/bustest"
 	"kvbus/kv"
 	"kvbus/kv/replicated"
@@ -43,10 +42,7 @@ func openLog(t *testing.T, s *server.Server, opts replicated.Options) *replicate
 // publish starts a bridge of store to the server at url.
 func publish(t *testing.T, store watchbridge.Log, url string) *watchbridge.Bridge {
 	t.Helper()
-	subjects, err := bus.NewSubjects("kv")
-	if err != nil {
-		t.Fatal(err)
-	}
+	subjects := defaultSubjects(t)
 	bridge := watchbridge.Start(store, watchbridge.Options{
 		Dial: func(context.Context) (*nats.Conn, error) {
 			return bustest.Dial(url, nats.NoReconnect())
@@ -65,10 +61,7 @@ func publish(t *testing.T, store watchbridge.Log, url string) *watchbridge.Bridg
 // after repeated ones are dropped, and returns how many were repeated.
 func follow(t *testing.T, events *nats.Subscription, last uint64) int {
 	t.Helper()
-	subjects, err := bus.NewSubjects("kv")
-	if err != nil {
-		t.Fatal(err)
-	}
+	subjects := defaultSubjects(t)
 	repeated := 0
 	for newest := uint64(0); newest < last; {
 		m, err := events.NextMsg(patience)

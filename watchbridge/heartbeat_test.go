@@ -19,10 +19,7 @@ import (
 // beating starts a bridge of source whose heartbeats come quickly.
 func beating(t *testing.T, s *server.Server, source watchbridge.Source, burst, idle time.Duration) *watchbridge.Bridge {
 	t.Helper()
-	subjects, err := bus.NewSubjects("kv")
-	if err != nil {
-		t.Fatal(err)
-	}
+	subjects := defaultSubjects(t)
 	bridge := watchbridge.Start(source, watchbridge.Options{
 		Dial:           func(context.Context) (*nats.Conn, error) { return bustest.Dial(s.ClientURL(), nats.NoReconnect()) },
 		Subjects:       subjects,

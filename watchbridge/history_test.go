@@ -91,10 +91,7 @@ func (sc *scene) write(t *testing.T) {
 // were.
 func (sc *scene) check(t *testing.T) int {
 	t.Helper()
-	subjects, err := bus.NewSubjects("kv")
-	if err != nil {
-		t.Fatal(err)
-	}
+	subjects := defaultSubjects(t)
 	info, err := sc.all.Info(t.Context())
 	if err != nil {
 		t.Fatal(err)

@@ -15,7 +15,6 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"kvbus/bus"
 	"kvbus/bus/bustest"
 	"kvbus/kv"
 	"kvbus/kv/memory"
@@ -96,10 +95,7 @@ func (s endingStore) Watch(ctx context.Context, opts kv.WatchOptions) iter.Seq2[
 // confirmed: the server may not have it, so it is published again.
 func TestConnectionBreaksAfterTheLastEvent(t *testing.T) {
 	s := bustest.StartServer(t, server.Options{})
-	subjects, err := bus.NewSubjects("kv")
-	if err != nil {
-		t.Fatal(err)
-	}
+	subjects := defaultSubjects(t)
 	events := listen(t, s, "kv.events.>")
 	proxy := bustest.StartProxy(t, s.Addr().String())
 	seen := make(chan struct{})
@@ -222,10 +218,7 @@ func (c *stuckConn) Dial(network, address string) (_ net.Conn, err error) {
 // A wait ends with its context, also while the server does not take what is written.
 func TestWaitWhileAWriteIsStuck(t *testing.T) {
 	s := bustest.StartServer(t, server.Options{})
-	subjects, err := bus.NewSubjects("kv")
-	if err != nil {
-		t.Fatal(err)
-	}
+	subjects := defaultSubjects(t)
 	conn := &stuckConn{waiting: make(chan struct{}), free: make(chan struct{})}
 	store := memory.New(memory.Options{})
 	bridge := watchbridge.Start(store, watchbridge.Options{
