@@ -47,6 +47,17 @@ func cluster(t *testing.T, size int) []*node {
 	return nodes
 }
 
+// startAll starts nodes, and waits until each is ready.
+func startAll(t *testing.T, nodes []*node) {
+	t.Helper()
+	for _, n := range nodes {
+		n.start(t)
+	}
+	for _, n := range nodes {
+		n.ready(t)
+	}
+}
+
 func (n *node) start(t *testing.T) {
 	t.Helper()
 	n.Server = start(t, n.opts)
@@ -181,12 +192,7 @@ func TestRoutesToOthersOnly(t *testing.T) {
 func TestTwoOfThreeGoOn(t *testing.T) {
 	t.Parallel()
 	nodes := cluster(t, 3)
-	for _, n := range nodes {
-		n.start(t)
-	}
-	for _, n := range nodes {
-		n.ready(t)
-	}
+	startAll(t, nodes)
 	js := nodes[0].jetStream(t)
 	createLog(t, js)
 	publish(t, js, 1)

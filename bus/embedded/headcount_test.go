@@ -40,12 +40,7 @@ func (n *node) warnsOf(t *testing.T, away string) {
 func TestServerUnderAnotherName(t *testing.T) {
 	t.Parallel()
 	nodes := cluster(t, 3)
-	for _, n := range nodes {
-		n.start(t)
-	}
-	for _, n := range nodes {
-		n.ready(t)
-	}
+	startAll(t, nodes)
 	createLog(t, nodes[0].jetStream(t))
 	lost := nodes[2]
 	lostPeer := "one of unknown name with peer ID " + lost.Peer()
@@ -102,12 +97,7 @@ func TestHeadcount(t *testing.T) {
 	t.Parallel()
 	nodes := cluster(t, 3)
 	nodes[0].opts.Cluster.Routes = nodes[0].opts.Cluster.Routes[1:] // without itself
-	for _, n := range nodes {
-		n.start(t)
-	}
-	for _, n := range nodes {
-		n.ready(t)
-	}
+	startAll(t, nodes)
 	shutdown(t, nodes[2].Server)
 	for _, n := range nodes[:2] {
 		eventually(t, "miss the third", func(context.Context) error {
