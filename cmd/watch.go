@@ -148,6 +148,8 @@ func (a *app) watch(ctx context.Context, cfg config.Config, opts bus.FollowOptio
 		}
 		logNotice(ctx, logger, n, lost)
 	}
+	// It ends with ctx, unless it is in a write that nobody takes: only the end of the
+	// process ends that.
 	printed := make(chan error, 1)
 	go func() { printed <- a.printChanges(ctx, client, opts) }()
 	select {
